@@ -99,7 +99,7 @@ impl FromStr for Timestamp {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let at: jiff::Timestamp = text.parse().map_err(|_| ParseTimestampError)?;
         let millis = at.as_millisecond();
-        if millis < Self::MIN.0 || millis > Self::MAX.0 {
+        if !(Self::MIN.0..=Self::MAX.0).contains(&millis) {
             return Err(ParseTimestampError);
         }
         Ok(Self(millis))
