@@ -187,4 +187,3 @@ fn text(object: &mut Map<String, Value>, name: &str) -> Result<Option<String>, P
         Some(_) => Err(ParseError::Malformed),
     }
 }
-

@@ -102,12 +102,7 @@ fn bare_header<'r>(
 
 /// A cookie of exactly this name, in any `Cookie` field, its value with or without quotes. An empty
 /// value is what a cleared cookie leaves behind: no token, unless another copy says otherwise.
-fn cookie<'r>(
-    headers: &'r HeaderMap,
-    name: &str,
-    place: usize,
-    found: &mut Found<'r>,
-) -> Result<(), PresentError> {
+fn cookie<'r>(headers: &'r HeaderMap, name: &str, place: usize, found: &mut Found<'r>) -> Result<(), PresentError> {
     let (mut empty, mut filled) = (false, false);
     for field in headers.get_all(COOKIE) {
         for pair in field.as_bytes().split(|byte| *byte == b';') {
