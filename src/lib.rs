@@ -9,5 +9,6 @@ pub mod gate;
 pub mod revocation;
 pub mod secret;
 pub mod store;
+pub mod telemetry;
 pub mod time;
 pub mod token;
