@@ -10,5 +10,6 @@ pub mod keys;
 pub mod revocation;
 pub mod secret;
 pub mod store;
+pub mod telemetry;
 pub mod time;
 pub mod token;

@@ -1,0 +1,90 @@
+//! What became of requests sent upstream, and the connections they went over.
+
+use prometheus::{IntCounter, IntGauge};
+
+use super::series::Series;
+
+/// How one attempt to have a request answered by an upstream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum UpstreamResult {
+    /// A whole response came.
+    Answered,
+    /// No connection could be made.
+    Refused,
+    /// A connection or a response took too long.
+    TimedOut,
+    /// The connection broke before the end of the response.
+    Broken,
+    /// The client went away first.
+    ClientGone,
+}
+
+impl UpstreamResult {
+    /// Every result.
+    pub const ALL: [Self; 5] = [Self::Answered, Self::Refused, Self::TimedOut, Self::Broken, Self::ClientGone];
+
+    /// The label value.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Refused => "refused",
+            Self::TimedOut => "timed_out",
+            Self::Broken => "broken",
+            Self::ClientGone => "client_gone",
+        }
+    }
+}
+
+/// The series of one upstream group.
+#[derive(Debug)]
+pub struct UpstreamMetrics {
+    requests: [IntCounter; UpstreamResult::ALL.len()],
+    /// Connections with a request on them; raised and lowered by whoever holds one.
+    pub active: IntGauge,
+    /// Connections waiting for a request.
+    pub idle: IntGauge,
+}
+
+impl UpstreamMetrics {
+    pub(super) fn new(series: &Series, upstream: &str) -> Self {
+        let connections = |state| {
+            let labels = [("upstream", upstream), ("state", state)];
+            series.gauge("upstream_connections", "Open connections to upstream servers.", &labels)
+        };
+        let requests = UpstreamResult::ALL.map(|result| {
+            let labels = [("upstream", upstream), ("result", result.name())];
+            series.counter("upstream_requests_total", "Requests sent upstream, by how they ended.", &labels)
+        });
+        Self { requests, active: connections("active"), idle: connections("idle") }
+    }
+
+    /// Counts one attempt.
+    pub fn ended(&self, result: UpstreamResult) {
+        self.requests[result as usize].inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::Metrics;
+
+    #[test]
+    fn each_result_has_its_own_series() {
+        let metrics = Metrics::new();
+        let shop = metrics.upstream("shop");
+        for (times, result) in UpstreamResult::ALL.into_iter().enumerate() {
+            (0..=times).for_each(|_| shop.ended(result));
+        }
+        shop.active.inc();
+        let text = metrics.render();
+        for (times, result) in UpstreamResult::ALL.into_iter().enumerate() {
+            let line = format!(r#"requests_total{{result="{}",upstream="shop"}} {}"#, result.name(), times + 1);
+            assert!(text.contains(&line), "{line}");
+        }
+        assert!(text.contains(r#"portcullis_upstream_connections{state="active",upstream="shop"} 1"#));
+        assert!(text.contains(r#"portcullis_upstream_connections{state="idle",upstream="shop"} 0"#));
+    }
+}
