@@ -9,6 +9,7 @@ pub mod gate;
 pub mod keys;
 pub mod revocation;
 pub mod secret;
+pub mod session;
 pub mod store;
 pub mod telemetry;
 pub mod time;

@@ -1,0 +1,481 @@
+//! The folder of the signing keys: what is in it, and how it changes without ever being half changed.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `<kid>.pem` | one PKCS#8 key; two lines of text before it name its algorithm and creation |
+//! | `current` | JSON: which key signs since when, and until when the others did |
+//! | `session.secret` | 32 random bytes, from which session ids of exchanges are derived |
+//! | `store.id` | the id of the revocation store that belongs to these keys, once bound |
+//!
+//! Every file is readable by its owner alone, or refused. A file is written beside its place, synced
+//! and renamed; whoever reads to change holds a lock on the folder, so that two processes that start
+//! on an empty one end with the same key. `current` is written last: where it is there, the secret and
+//! the key it names are too, and their absence is a loss, not a first start.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::keys::{SigningKey, SigningKeyError};
+use crate::secret::Secret;
+use crate::time::Timestamp;
+use crate::token::Algorithm;
+
+/// Keys that a folder may hold; past it, rotation is refused until some are pruned.
+pub(super) const KEYS_MAX: usize = 64;
+/// Longest file that is read.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
+/// Length of the session secret.
+const SECRET_BYTES: usize = 32;
+
+const MARKER: &str = "current";
+const SECRET: &str = "session.secret";
+const STORE_ID: &str = "store.id";
+const TEMPORARY: &str = ".tmp-";
+
+/// Why the key folder could not be opened or changed. Read as "failed to open the session keys: {self}".
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The system refused.
+    #[error("cannot {action} `{path}`")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Others may put files into the folder.
+    #[error("others may write to `{path}` (mode {mode:04o}); run `chmod 700` on it and check what is in it")]
+    FolderTooOpen {
+        /// The folder.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Others may read or change a file.
+    #[error(
+        "others may read or change `{path}` (mode {mode:04o}); run `chmod 600` on it, and rotate the key if anybody may have seen it"
+    )]
+    FileTooOpen {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A file is longer than any that belongs here.
+    #[error("`{path}` is longer than {FILE_BYTES_MAX} bytes")]
+    FileTooLong {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A `.pem` file is not a usable PKCS#8 signing key.
+    #[error("`{path}` is not a usable PKCS#8 signing key; restore it, or move it out of the folder")]
+    BadKey {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: SigningKeyError,
+    },
+    /// A `.pem` file names no algorithm that is known, or a time that is none.
+    #[error("`{path}` begins with a line that is neither `algorithm:` nor `created:` with a valid value")]
+    BadPreamble {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A `.pem` file is not named after its key.
+    #[error("`{path}` holds the key `{key_id}`; name it `{key_id}.pem`")]
+    Misnamed {
+        /// The file.
+        path: PathBuf,
+        /// The id of the key in it.
+        key_id: String,
+    },
+    /// The secret does not have its 32 bytes.
+    #[error("`{path}` does not hold exactly {SECRET_BYTES} bytes; restore it")]
+    BadSecret {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The secret is gone, though keys have been in use.
+    ///
+    /// A new one would give exchanged sessions new ids, and a revoked session would come back under one.
+    #[error("`{path}` is missing; restore it, or remove `current` beside it to start afresh and revoke what was open")]
+    SecretMissing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// `current` cannot be read.
+    #[error("`{path}` is damaged; restore it, or remove it to sign with a new key")]
+    BadMarker {
+        /// The file.
+        path: PathBuf,
+        /// Where and how.
+        source: serde_json::Error,
+    },
+    /// The key that should sign is gone.
+    #[error(
+        "`{path}` names the key `{key_id}`, which is not in the folder; restore it, or remove `current` to sign with a new key"
+    )]
+    CurrentKeyMissing {
+        /// The marker.
+        path: PathBuf,
+        /// The key it names.
+        key_id: String,
+    },
+    /// The folder holds more keys than are ever tried.
+    #[error("`{path}` holds more than {KEYS_MAX} keys; prune it")]
+    TooManyKeys {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A new key could not be made.
+    #[error("cannot make a key for {algorithm}")]
+    Generate {
+        /// The algorithm asked for.
+        algorithm: Algorithm,
+        /// Why not.
+        source: SigningKeyError,
+    },
+    /// The system gave no random bytes.
+    #[error("the system has no random bytes to give")]
+    NoRandomness,
+    /// The folder belongs to another revocation store.
+    #[error(
+        "`{path}` names another revocation store; restore the store that belongs to these keys, or remove the file to accept this one"
+    )]
+    OtherStore {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An id that could not be read back.
+    #[error("a store id is 1 to 128 visible characters")]
+    BadStoreId,
+}
+
+/// One key of the folder.
+pub(super) struct StoredKey {
+    pub(super) key: SigningKey,
+    pub(super) created: Timestamp,
+}
+
+/// What the folder holds.
+pub(super) struct Contents {
+    pub(super) keys: Vec<StoredKey>,
+    pub(super) marker: Marker,
+}
+
+/// Which key signs.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Marker {
+    /// The key id of the signing key.
+    pub(super) current: String,
+    /// Since when it signs.
+    pub(super) since: Timestamp,
+    /// The keys that signed before it.
+    #[serde(default)]
+    pub(super) past: Vec<Past>,
+}
+
+/// A key that signs no more.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Past {
+    pub(super) key_id: String,
+    /// When it was signed with last, at the latest.
+    pub(super) until: Timestamp,
+}
+
+/// The folder itself.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    /// Makes the folder where it is missing, and what belongs in it: the secret, and a key for
+    /// `algorithm` unless the current one already is.
+    pub(super) fn open(
+        path: &Path,
+        algorithm: Algorithm,
+        now: Timestamp,
+    ) -> Result<(Self, Contents, Secret), OpenError> {
+        let folder = Self { path: path.to_owned() };
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| folder.io("make the folder", "", e))?;
+        let _lock = folder.lock()?;
+        folder.remove_leftovers()?;
+        let marker = folder.marker()?;
+        let secret = folder.secret(marker.is_some())?;
+        let keys = folder.keys(algorithm)?;
+        let contents = match marker {
+            Some(marker) if marker.signer(&keys).is_none() => {
+                return Err(OpenError::CurrentKeyMissing { path: folder.file(MARKER), key_id: marker.current });
+            }
+            Some(marker) if marker.signer(&keys).is_some_and(|it| it.key.algorithm() == algorithm) => {
+                Contents { keys, marker }
+            }
+            marker => folder.switch(keys, marker, algorithm, now)?,
+        };
+        Ok((folder, contents, secret))
+    }
+
+    /// Makes a new key and signs with it from now on.
+    pub(super) fn rotate(&self, algorithm: Algorithm, now: Timestamp) -> Result<Contents, OpenError> {
+        let _lock = self.lock()?;
+        self.switch(self.keys(algorithm)?, self.marker()?, algorithm, now)
+    }
+
+    /// Deletes the keys that signed for the last time at or before `before`. A key that never signed
+    /// here stays: it may be there to verify what another node signed.
+    pub(super) fn prune(&self, before: Timestamp, algorithm: Algorithm) -> Result<Option<Contents>, OpenError> {
+        let _lock = self.lock()?;
+        let Some(mut marker) = self.marker()? else { return Ok(None) };
+        let (lapsed, kept): (Vec<_>, Vec<_>) =
+            marker.past.into_iter().partition(|past| past.until <= before && past.key_id != marker.current);
+        if lapsed.is_empty() {
+            return Ok(None);
+        }
+        marker.past = kept;
+        for past in lapsed {
+            let name = format!("{}.pem", past.key_id);
+            match fs::remove_file(self.file(&name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(self.io("delete", &name, error)),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        // After the files: a crash in between leaves names without files, which the next round drops.
+        self.write_marker(&marker)?;
+        Ok(Some(Contents { keys: self.keys(algorithm)?, marker }))
+    }
+
+    /// The id of the revocation store that belongs to these keys, once there is one.
+    pub(super) fn store_id(&self) -> Result<Option<String>, OpenError> {
+        let Some(bytes) = self.read(STORE_ID)? else { return Ok(None) };
+        let id = std::str::from_utf8(&bytes).map_err(|_| OpenError::BadStoreId)?.trim_end();
+        check_store_id(id)?;
+        Ok(Some(id.to_owned()))
+    }
+
+    /// Remembers which revocation store belongs to these keys; never changes its mind by itself.
+    pub(super) fn bind_store_id(&self, id: &str) -> Result<(), OpenError> {
+        check_store_id(id)?;
+        let _lock = self.lock()?;
+        match self.store_id()? {
+            Some(bound) if bound == id => Ok(()),
+            Some(_) => Err(OpenError::OtherStore { path: self.file(STORE_ID) }),
+            None => self.write(STORE_ID, format!("{id}\n").as_bytes()),
+        }
+    }
+
+    /// Adds a key to `keys`, writes it, and then says that it signs.
+    fn switch(
+        &self,
+        mut keys: Vec<StoredKey>,
+        marker: Option<Marker>,
+        algorithm: Algorithm,
+        now: Timestamp,
+    ) -> Result<Contents, OpenError> {
+        if keys.len() >= KEYS_MAX {
+            return Err(OpenError::TooManyKeys { path: self.path.clone() });
+        }
+        let key = SigningKey::generate(algorithm).map_err(|source| OpenError::Generate { algorithm, source })?;
+        let past = match marker {
+            Some(Marker { current, mut past, .. }) => {
+                past.retain(|it| it.key_id != current);
+                past.push(Past { key_id: current, until: now });
+                past
+            }
+            // Whatever signed before the marker was lost signs no more from now on.
+            None => keys.iter().map(|it| Past { key_id: it.key.key_id().to_owned(), until: now }).collect(),
+        };
+        let marker = Marker { current: key.key_id().to_owned(), since: now, past };
+        let text = Zeroizing::new(format!("algorithm: {algorithm}\ncreated: {now}\n{}", *key.to_pkcs8_pem()));
+        self.write(&format!("{}.pem", marker.current), text.as_bytes())?;
+        self.write_marker(&marker)?;
+        keys.push(StoredKey { key, created: now });
+        Ok(Contents { keys, marker })
+    }
+
+    /// Every key of the folder. `preferred` is tried first for a key that does not name its algorithm:
+    /// an RSA key fits several.
+    fn keys(&self, preferred: Algorithm) -> Result<Vec<StoredKey>, OpenError> {
+        let mut keys = Vec::new();
+        for name in self.names()? {
+            let Some(key_id) = name.strip_suffix(".pem") else { continue };
+            let Some(text) = self.read(&name)? else { continue };
+            if keys.len() == KEYS_MAX {
+                return Err(OpenError::TooManyKeys { path: self.path.clone() });
+            }
+            let stored = self.key(&name, &text, preferred)?;
+            if stored.key.key_id() != key_id {
+                let key_id = stored.key.key_id().to_owned();
+                return Err(OpenError::Misnamed { path: self.file(&name), key_id });
+            }
+            keys.push(stored);
+        }
+        Ok(keys)
+    }
+
+    fn key(&self, name: &str, text: &[u8], preferred: Algorithm) -> Result<StoredKey, OpenError> {
+        let path = self.file(name);
+        let bad = || OpenError::BadPreamble { path: path.clone() };
+        let text = std::str::from_utf8(text).map_err(|_| bad())?;
+        let (preamble, pem) = text.split_at(text.find("-----BEGIN").unwrap_or(0));
+        let mut algorithm = None;
+        let mut created = None;
+        for line in preamble.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            match line.split_once(": ") {
+                Some(("algorithm", value)) => algorithm = Some(value.parse().map_err(|_| bad())?),
+                Some(("created", value)) => created = Some(value.parse().map_err(|_| bad())?),
+                Some(_) | None => return Err(bad()),
+            }
+        }
+        let key = match algorithm {
+            Some(algorithm) => SigningKey::from_pkcs8_pem(pem, algorithm),
+            None => [Algorithm::ES256, Algorithm::ES384, Algorithm::EdDSA, Algorithm::RS256]
+                .into_iter()
+                .fold(SigningKey::from_pkcs8_pem(pem, preferred), |found, algorithm| {
+                    found.or_else(|error| SigningKey::from_pkcs8_pem(pem, algorithm).map_err(|_| error))
+                }),
+        };
+        let key = key.map_err(|source| OpenError::BadKey { path: path.clone(), source })?;
+        let created = match created {
+            Some(created) => created,
+            None => self.modified(name)?,
+        };
+        Ok(StoredKey { key, created })
+    }
+
+    fn secret(&self, in_use: bool) -> Result<Secret, OpenError> {
+        if let Some(bytes) = self.read(SECRET)? {
+            if bytes.len() != SECRET_BYTES {
+                return Err(OpenError::BadSecret { path: self.file(SECRET) });
+            }
+            return Ok(Secret::new(bytes.to_vec()));
+        }
+        if in_use {
+            return Err(OpenError::SecretMissing { path: self.file(SECRET) });
+        }
+        let mut bytes = Zeroizing::new([0; SECRET_BYTES]);
+        aws_lc_rs::rand::fill(&mut *bytes).map_err(|_| OpenError::NoRandomness)?;
+        self.write(SECRET, &*bytes)?;
+        Ok(Secret::new(bytes.to_vec()))
+    }
+
+    fn marker(&self) -> Result<Option<Marker>, OpenError> {
+        let Some(bytes) = self.read(MARKER)? else { return Ok(None) };
+        let marker = serde_json::from_slice(&bytes);
+        marker.map(Some).map_err(|source| OpenError::BadMarker { path: self.file(MARKER), source })
+    }
+
+    fn write_marker(&self, marker: &Marker) -> Result<(), OpenError> {
+        let mut text = serde_json::to_vec_pretty(marker)
+            .map_err(|source| OpenError::BadMarker { path: self.file(MARKER), source })?;
+        text.push(b'\n');
+        self.write(MARKER, &text)
+    }
+
+    /// Held as long as the file lives; waits for whoever has it.
+    fn lock(&self) -> Result<File, OpenError> {
+        let folder = File::open(&self.path).map_err(|e| self.io("open", "", e))?;
+        let mode = folder.metadata().map_err(|e| self.io("look at", "", e))?.mode() & 0o7777;
+        if mode & 0o022 != 0 {
+            return Err(OpenError::FolderTooOpen { path: self.path.clone(), mode });
+        }
+        folder.lock().map_err(|e| self.io("lock", "", e))?;
+        Ok(folder)
+    }
+
+    /// A process that died while writing leaves a file under a temporary name, maybe with a key in it.
+    fn remove_leftovers(&self) -> Result<(), OpenError> {
+        for name in self.names()?.into_iter().filter(|name| name.starts_with(TEMPORARY)) {
+            fs::remove_file(self.file(&name)).map_err(|e| self.io("delete", &name, e))?;
+        }
+        Ok(())
+    }
+
+    /// The names in the folder, sorted; those that are not text are not ours.
+    fn names(&self) -> Result<Vec<String>, OpenError> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.path).map_err(|e| self.io("list", "", e))? {
+            let entry = entry.map_err(|e| self.io("list", "", e))?;
+            names.extend(entry.file_name().into_string());
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// The bytes of a file that only its owner can read; `None` when there is none.
+    fn read(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, OpenError> {
+        let file = match File::open(self.file(name)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(self.io("open", name, error)),
+        };
+        // Of the open file, not of its name: what is judged is what is read.
+        let metadata = file.metadata().map_err(|e| self.io("look at", name, e))?;
+        let mode = metadata.mode() & 0o7777;
+        if mode & 0o077 != 0 {
+            return Err(OpenError::FileTooOpen { path: self.file(name), mode });
+        }
+        if metadata.len() > FILE_BYTES_MAX {
+            return Err(OpenError::FileTooLong { path: self.file(name) });
+        }
+        let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0) + 1));
+        file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(|e| self.io("read", name, e))?;
+        Ok(Some(bytes))
+    }
+
+    /// Puts a whole file in its place, durably, or leaves the place as it was.
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), OpenError> {
+        let temporary = self.file(&format!("{TEMPORARY}{:032x}", rand::random::<u128>()));
+        let put = || {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&temporary, self.file(name))?;
+            File::open(&self.path)?.sync_all()
+        };
+        put().map_err(|e| {
+            // What is already amiss is reported; a second failure adds nothing.
+            let _ = fs::remove_file(&temporary);
+            self.io("write", name, e)
+        })
+    }
+
+    fn modified(&self, name: &str) -> Result<Timestamp, OpenError> {
+        let modified =
+            fs::metadata(self.file(name)).and_then(|it| it.modified()).map_err(|e| self.io("look at", name, e))?;
+        let since = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(Timestamp::MIN.plus(since))
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    fn io(&self, action: &'static str, name: &str, source: io::Error) -> OpenError {
+        OpenError::Io { action, path: if name.is_empty() { self.path.clone() } else { self.file(name) }, source }
+    }
+}
+
+impl Marker {
+    /// The key that signs.
+    pub(super) fn signer<'a>(&self, keys: &'a [StoredKey]) -> Option<&'a StoredKey> {
+        keys.iter().find(|it| it.key.key_id() == self.current)
+    }
+}
+
+fn check_store_id(id: &str) -> Result<(), OpenError> {
+    if (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(());
+    }
+    Err(OpenError::BadStoreId)
+}

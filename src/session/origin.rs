@@ -1,0 +1,71 @@
+//! Does a request come from the site's own pages?
+//!
+//! A browser sends a cookie with whatever any page makes it send, so a token in one proves who, not
+//! what for. `SameSite=Lax` keeps other sites out, but not a sibling host of the same site, nor a
+//! browser that does not know the attribute.
+
+use http::header::{HOST, ORIGIN, UPGRADE};
+use http::{HeaderMap, HeaderName, Method};
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Whether a request with its token in a cookie may have an effect.
+///
+/// Always, for a method that is safe (RFC 9110 §9.2.1), unless it asks for an upgrade: a WebSocket is
+/// opened with GET and has effects all the same. Otherwise `Sec-Fetch-Site` must say `same-origin`, or
+/// `none` (the person did it, no page). From a browser that does not send it, `Origin` must name
+/// `host`, the authority of the request: host and port alike, the default port of the origin's scheme
+/// being the same as none. The scheme itself is not compared, because TLS may end before the gateway.
+/// With neither field, or with one twice, the answer is no.
+#[must_use]
+pub fn same_origin(method: &Method, headers: &HeaderMap, host: &str) -> bool {
+    let is_safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
+    if is_safe && !headers.contains_key(UPGRADE) {
+        return true;
+    }
+    match only(headers, &SEC_FETCH_SITE) {
+        Only::One(site) => site == b"same-origin" || site == b"none",
+        Only::Several => false,
+        Only::Absent => match only(headers, &ORIGIN) {
+            Only::One(origin) => std::str::from_utf8(origin).is_ok_and(|origin| is_origin_of(origin, host)),
+            Only::Absent | Only::Several => false,
+        },
+    }
+}
+
+/// The authority of a request as its `Host` says it; empty when there is not exactly one.
+#[must_use]
+pub fn host(headers: &HeaderMap) -> &str {
+    match only(headers, &HOST) {
+        Only::One(host) => std::str::from_utf8(host).unwrap_or_default(),
+        Only::Absent | Only::Several => "",
+    }
+}
+
+fn is_origin_of(origin: &str, host: &str) -> bool {
+    // `null`, and schemes that no page of ours has, fall out here.
+    let (authority, port) = match (origin.strip_prefix("https://"), origin.strip_prefix("http://")) {
+        (Some(authority), _) => (authority, ":443"),
+        (None, Some(authority)) => (authority, ":80"),
+        (None, None) => return false,
+    };
+    let without_default = |authority: &'_ str| authority.len() - if authority.ends_with(port) { port.len() } else { 0 };
+    let authority = &authority[..without_default(authority)];
+    let host = &host[..without_default(host)];
+    !host.is_empty() && authority.eq_ignore_ascii_case(host)
+}
+
+enum Only<'a> {
+    Absent,
+    One(&'a [u8]),
+    Several,
+}
+
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Only<'a> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Only::Absent,
+        (Some(value), None) => Only::One(value.as_bytes()),
+        (Some(_), Some(_)) => Only::Several,
+    }
+}

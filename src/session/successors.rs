@@ -1,0 +1,141 @@
+//! What was minted lately, so that one token has one successor.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use quick_cache::Weighter;
+use quick_cache::sync::{Cache, EntryAction, EntryResult};
+
+use super::mint::Minted;
+use crate::time::Timestamp;
+
+/// Bytes of minted tokens remembered, each for exchanges and for reissues: some 25,000 tokens.
+///
+/// At the bound the coldest is forgotten. The price is one more minting for a client that asks again
+/// with the old token, never a wrong answer, and new entries are the ones that parallel requests need.
+const REMEMBERED_BYTES_MAX: u64 = 32 << 20;
+/// Tokens whose requests are counted. At the bound the coldest count starts anew, so a token may be
+/// renewed later than it should by its count; its age still renews it.
+const COUNTED_MAX: usize = 100_000;
+/// What an entry weighs beside its token and its names.
+const ENTRY_BYTES: u64 = 640;
+/// The grain of `exp`: within it a successor cannot be improved on.
+const GRAIN: Duration = Duration::from_secs(1);
+
+/// Minted tokens by what they were minted for: an old token's name, or the session of a parent.
+///
+/// While one thread signs, others that ask for the same wait for its result; nobody else does.
+pub(super) struct Successors {
+    minted: Cache<String, Arc<Minted>, Bytes>,
+    /// Share of a token's life, in per mille, after which it is itself due.
+    after_permille: u32,
+}
+
+impl Successors {
+    pub(super) fn new(after_permille: u32) -> Self {
+        Self::with_bytes(after_permille, REMEMBERED_BYTES_MAX)
+    }
+
+    fn with_bytes(after_permille: u32, bytes: u64) -> Self {
+        let items = usize::try_from(bytes / (2 * ENTRY_BYTES)).unwrap_or(usize::MAX);
+        Self { minted: Cache::with_weighter(items, bytes, Bytes), after_permille }
+    }
+
+    /// The token remembered for `name` if its own turn has not come and it is `usable`, else the one
+    /// that `mint` makes, remembered.
+    pub(super) fn find_or_mint<E>(
+        &self,
+        name: &str,
+        now: Timestamp,
+        usable: impl FnOnce(&Minted) -> bool,
+        mint: impl FnOnce() -> Result<Minted, E>,
+    ) -> Result<Arc<Minted>, E> {
+        let found = self.minted.entry(name, None, |_, minted: &mut Arc<Minted>| {
+            if self.is_fresh(minted, now) && usable(minted) {
+                return EntryAction::Retain(Arc::clone(minted));
+            }
+            EntryAction::ReplaceWithGuard
+        });
+        match found {
+            EntryResult::Retained(minted) => Ok(minted),
+            EntryResult::Vacant(guard) | EntryResult::Replaced(guard, _) => {
+                // An error drops the guard, and the next to ask tries for itself.
+                let minted = Arc::new(mint()?);
+                // Refused when the entry was removed meanwhile: then this one is simply not remembered.
+                let _ = guard.insert(Arc::clone(&minted));
+                Ok(minted)
+            }
+            // The entry is neither removed by the callback nor waited for with a limit.
+            EntryResult::Removed(..) | EntryResult::Timeout => mint().map(Arc::new),
+        }
+    }
+
+    /// Forgets what would not be given out again.
+    pub(super) fn sweep(&self, now: Timestamp) {
+        self.minted.retain(|_, minted| self.is_fresh(minted, now));
+    }
+
+    /// How many are remembered.
+    pub(super) fn len(&self) -> usize {
+        self.minted.len()
+    }
+
+    fn is_fresh(&self, minted: &Minted, now: Timestamp) -> bool {
+        let turn = turn(minted.issued, minted.expires, self.after_permille);
+        now < minted.expires && now <= turn.max(minted.issued.plus(GRAIN))
+    }
+}
+
+/// The last instant at which a token that lives from `issued` to `expires` is not yet due.
+pub(super) fn turn(issued: Timestamp, expires: Timestamp, after_permille: u32) -> Timestamp {
+    issued.plus(expires.since(issued) * after_permille / 1000)
+}
+
+/// Requests seen with each token.
+pub(super) struct Counts {
+    every: u32,
+    seen: Cache<String, Arc<Count>>,
+}
+
+struct Count {
+    requests: AtomicU32,
+    expires: Timestamp,
+}
+
+impl Counts {
+    pub(super) fn new(every: u32) -> Self {
+        Self { every, seen: Cache::new(COUNTED_MAX) }
+    }
+
+    /// Counts one request with the token `name`; whether it is the `every`-th or a later one.
+    pub(super) fn is_reached(&self, name: &str, expires: Timestamp) -> bool {
+        let fresh = || Arc::new(Count { requests: AtomicU32::new(0), expires });
+        let count = match self.seen.get_or_insert_with(name, || Ok::<_, std::convert::Infallible>(fresh())) {
+            Ok(count) => count,
+            Err(never) => match never {},
+        };
+        // It stays at the bound, so that it never wraps.
+        let before = count
+            .requests
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |seen| (seen < self.every).then_some(seen + 1));
+        before.is_err() || before.is_ok_and(|seen| seen + 1 >= self.every)
+    }
+
+    /// Forgets tokens that have expired.
+    pub(super) fn sweep(&self, now: Timestamp) {
+        self.seen.retain(|_, count| now < count.expires);
+    }
+}
+
+/// Weighs a minted token by its length and those of its names.
+#[derive(Clone)]
+struct Bytes;
+
+impl Weighter<String, Arc<Minted>> for Bytes {
+    fn weight(&self, name: &String, minted: &Arc<Minted>) -> u64 {
+        let names = minted.subject.len() + minted.scope.as_ref().map_or(0, String::len);
+        // The names in `orig` are in the token, too, as base64.
+        ENTRY_BYTES + (name.len() + 2 * minted.token().len() + names) as u64
+    }
+}
