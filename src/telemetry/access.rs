@@ -76,10 +76,13 @@ pub struct Line<'a> {
 }
 
 fn bounded<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&text[..text.floor_char_boundary(LONGEST)])
+    let mut end = text.len().min(LONGEST);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    serializer.serialize_str(&text[..end])
 }
 
-#[expect(clippy::ref_option, reason = "serde calls it with a reference to the field")]
 fn some_bounded<S: Serializer>(text: &Option<&str>, serializer: S) -> Result<S::Ok, S::Error> {
     bounded(text.unwrap_or_default(), serializer)
 }
@@ -90,7 +93,6 @@ fn millis<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Err
     serializer.serialize_f64(f64::from(micros) / 1000.0)
 }
 
-#[expect(clippy::ref_option, reason = "serde calls it with a reference to the field")]
 fn some_millis<S: Serializer>(span: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     millis(&span.unwrap_or_default(), serializer)
 }

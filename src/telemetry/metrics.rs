@@ -266,9 +266,9 @@ mod tests {
                 }
             }
         }
-        StoreOperation::ALL.map(|it| metrics.store_failed(it));
-        ReissueResult::ALL.map(|it| metrics.reissued(it));
-        SessionOpening::ALL.map(|it| metrics.session_opened(it));
+        StoreOperation::ALL.into_iter().for_each(|it| metrics.store_failed(it));
+        ReissueResult::ALL.into_iter().for_each(|it| metrics.reissued(it));
+        SessionOpening::ALL.into_iter().for_each(|it| metrics.session_opened(it));
         metrics.reloaded(true);
         metrics.reloaded(false);
         metrics.requests_in_flight.inc();

@@ -1,0 +1,196 @@
+//! What the admin API asks of the running gateway. The composition root implements [`Gateway`].
+
+use std::fmt;
+use std::pin::Pin;
+
+use http::{HeaderMap, Method};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::gate::Denial;
+use crate::revocation::Target;
+use crate::time::Timestamp;
+
+/// An answer that takes a while.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The running gateway, as far as its operators may ask about it and change it.
+pub trait Gateway: Send + Sync + 'static {
+    /// What the gateway would decide about a request, and why. Changes nothing and mints nothing.
+    fn explain(&self, question: Question) -> Explanation;
+
+    /// What runs, since when.
+    fn status(&self) -> Status;
+
+    /// The configuration in use, without secrets.
+    fn config(&self) -> Value;
+
+    /// Reads the configuration file again and takes all of it up, or nothing.
+    fn reload(&self) -> Pending<'_, Result<Reloaded, ReloadError>>;
+
+    /// The gateway's own keys, the one that signs first.
+    fn keys(&self) -> Vec<KeyInfo>;
+
+    /// Makes a new key and signs with it from now on; the old ones verify until their tokens lapse.
+    fn rotate_key(&self) -> Pending<'_, Result<KeyInfo, RotateError>>;
+
+    /// The URL of the issuer with this config name or URL; `session` is the gateway's own.
+    fn issuer_url(&self, name_or_url: &str) -> Option<String>;
+
+    /// What revoking this token means: the token, or for one that the gateway minted its session. Its
+    /// signature is verified, its times are not: an expired token may have living descendants.
+    ///
+    /// # Errors
+    ///
+    /// When it is not an authentic token of a configured issuer.
+    fn identify(&self, token: &str) -> Result<Target, Denial>;
+
+    /// Whether traffic should come here.
+    ///
+    /// # Errors
+    ///
+    /// Every reason why not: `draining`, `store_poisoned`, …
+    fn readiness(&self) -> Result<(), Vec<String>>;
+}
+
+/// A request to be explained.
+#[derive(Clone)]
+pub struct Question {
+    /// The request head's fields; a bare token stands in `Authorization`.
+    pub headers: HeaderMap,
+    /// The method; `GET` unless given.
+    pub method: Method,
+    /// The host; without one, routes with hosts do not match.
+    pub host: Option<String>,
+    /// The path, `/` unless given. It may carry a query, which is not looked at.
+    pub path: String,
+}
+
+/// Headers hold tokens, so they are not shown.
+impl fmt::Debug for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { headers, method, host, path: _ } = self;
+        write!(f, "Question({method} for {host:?}, {} header fields)", headers.len())
+    }
+}
+
+/// What the gateway would do.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    /// When this was so.
+    pub at: Timestamp,
+    /// Whether the request may pass.
+    pub admitted: bool,
+    /// The status that would be answered; none when the upstream would answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Why it is refused: [`Denial::reason`], or `no_route` and the like.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// The route that matched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+    /// The upstream it leads to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<String>,
+    /// The config name of the token's issuer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// The steps of the decision, in order, up to the one that decided.
+    pub steps: Vec<Step>,
+    /// The JOSE header. Believed only if `verified`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header: Option<Value>,
+    /// The claims. Believed only if `verified`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claims: Option<Value>,
+    /// Whether the signature was verified.
+    pub verified: bool,
+    /// Everything a revocation of this token could name. The API adds the records in force.
+    #[serde(skip)]
+    pub targets: Vec<Target>,
+}
+
+/// One step of a decision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// `route`, `present`, `parse`, `issuer`, `key`, `signature`, `claims`, `times`, `standing`,
+    /// `requirement`.
+    pub name: &'static str,
+    /// Whether it was passed.
+    pub passed: bool,
+    /// What was found, in words. Never a token or a key.
+    pub detail: String,
+}
+
+/// What runs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// When the process started.
+    pub started_at: Timestamp,
+    /// The present, by the gateway's clock.
+    pub now: Timestamp,
+    /// Worker threads.
+    pub workers: usize,
+    /// Addresses that traffic comes in on.
+    pub listeners: Vec<String>,
+    /// Which configuration is in use.
+    pub config_digest: String,
+    /// Since when.
+    pub config_loaded_at: Timestamp,
+    /// Whether the gateway is shutting down.
+    pub draining: bool,
+}
+
+/// A reload that was taken up.
+#[derive(Clone, Debug, Serialize)]
+pub struct Reloaded {
+    /// The digest of the configuration now in use.
+    pub config_digest: String,
+    /// Whether it differs from the one before.
+    pub changed: bool,
+}
+
+/// Why a reload was not taken up; the old configuration stays in force. Read as "failed to reload: {self}".
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The file has problems, or cannot be read.
+    #[error("{0}")]
+    Invalid(String),
+    /// The file asks for a change that needs a restart.
+    #[error("{0}")]
+    NeedsRestart(String),
+    /// The new configuration could not be put into force.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// One of the gateway's own signing keys; its public part only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KeyInfo {
+    /// Its `kid`.
+    pub kid: String,
+    /// Its RFC 7638 thumbprint: the value of a `key` target.
+    pub thumbprint: String,
+    /// What it signs with.
+    pub algorithm: String,
+    /// Whether new tokens are signed with it.
+    pub signing: bool,
+    /// When it was made, as far as known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<Timestamp>,
+    /// Until when it verifies; none for the one that signs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verifies_until: Option<Timestamp>,
+}
+
+/// Why there is no new key. Read as "failed to rotate the key: {self}".
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RotateError {
+    /// The configuration has no `session` section.
+    #[error("there are no gateway sessions")]
+    NoSessions,
+    /// The key could not be made or stored.
+    #[error("{0}")]
+    Failed(String),
+}
