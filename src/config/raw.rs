@@ -1,8 +1,9 @@
 //! The file as it is written: what the JSON Schema is made from, and what YAML is read into.
 //!
 //! Nothing here has a meaning yet. Every field is optional, because a file with a problem is still
-//! read to the end, so that all its problems are found at once; what is `required` and what is the
-//! `default` is said in the schema, once, and [`super::check`] sees to both.
+//! read to the end, so that all its problems are found at once. What is required (a field whose schema
+//! is made `with` a type that is not optional) and what is the `default` is said in the schema, once,
+//! and [`super::check`] sees to both.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ pub(super) struct Root {
     #[schemars(extend("default" = "auto"))]
     pub(super) workers: Option<Workers>,
     /// Where traffic comes in.
-    #[schemars(required, length(min = 1))]
+    #[schemars(with = "Vec<Listener>", length(min = 1))]
     pub(super) listeners: Option<Vec<Listener>>,
     /// The control plane: API, metrics, health. Absent: there is none.
     pub(super) admin: Option<Admin>,
@@ -32,10 +33,10 @@ pub(super) struct Root {
     #[schemars(extend("default" = {}))]
     pub(super) token: Option<Token>,
     /// Groups of servers that do the same work, by name.
-    #[schemars(required, extend("minProperties" = 1))]
+    #[schemars(with = "BTreeMap<String, Upstream>", extend("minProperties" = 1))]
     pub(super) upstreams: Option<BTreeMap<String, Upstream>>,
     /// Routes; the first match wins.
-    #[schemars(required, length(min = 1))]
+    #[schemars(with = "Vec<Route>", length(min = 1))]
     pub(super) routes: Option<Vec<Route>>,
     /// Which claims go upstream in which headers, for routes that do not say otherwise.
     #[schemars(extend("default" = {}))]
@@ -64,7 +65,7 @@ pub(super) struct Root {
 #[serde(deny_unknown_fields)]
 pub(super) struct Listener {
     /// Address and port; port 0 takes a free one.
-    #[schemars(required, extend("examples" = ["0.0.0.0:8080", "[::]:8080"]))]
+    #[schemars(with = "String", extend("examples" = ["0.0.0.0:8080", "[::]:8080"]))]
     pub(super) address: Option<String>,
 }
 
@@ -88,13 +89,13 @@ pub(super) struct Admin {
 #[serde(deny_unknown_fields)]
 pub(super) struct AdminToken {
     /// The name in audit lines.
-    #[schemars(required, length(min = 1))]
+    #[schemars(with = "String", length(min = 1))]
     pub(super) name: Option<String>,
     /// What it may do.
-    #[schemars(required)]
+    #[schemars(with = "Role")]
     pub(super) role: Option<Role>,
     /// The bearer secret.
-    #[schemars(required)]
+    #[schemars(with = "Secret")]
     pub(super) secret: Option<Secret>,
 }
 
@@ -121,19 +122,19 @@ pub(super) struct Secret {
 #[serde(deny_unknown_fields)]
 pub(super) struct Issuer {
     /// The `iss` of its tokens, compared byte by byte.
-    #[schemars(required, length(min = 1))]
+    #[schemars(with = "String", length(min = 1))]
     pub(super) issuer: Option<String>,
     /// Audiences, one of which `aud` must name.
-    #[schemars(required, length(min = 1), inner(length(min = 1)))]
+    #[schemars(with = "Vec<String>", length(min = 1), inner(length(min = 1)))]
     pub(super) audiences: Option<Vec<String>>,
     /// Algorithms allowed. HS* cannot stand beside the others.
-    #[schemars(required, length(min = 1))]
+    #[schemars(with = "Vec<AlgorithmName>", length(min = 1))]
     pub(super) algorithms: Option<Vec<AlgorithmName>>,
     /// `typ` values allowed, ignoring case and `application/`; the empty text allows tokens without `typ`.
     #[schemars(length(min = 1), extend("default" = ["JWT", "at+jwt", ""]))]
     pub(super) types: Option<Vec<String>>,
     /// Where its keys come from.
-    #[schemars(required)]
+    #[schemars(with = "Keys")]
     pub(super) keys: Option<Keys>,
     /// Tolerance between its clock and ours; at most 5m.
     #[schemars(extend("default" = "5s"))]
@@ -221,7 +222,7 @@ pub(super) struct TokenPlace {
 #[serde(deny_unknown_fields)]
 pub(super) struct Upstream {
     /// `http://host:port` of each; the one with the fewest running requests is chosen.
-    #[schemars(required, length(min = 1), inner(length(min = 1)))]
+    #[schemars(with = "Vec<String>", length(min = 1), inner(length(min = 1)))]
     pub(super) servers: Option<Vec<String>>,
     /// How long a connection may take to be made.
     #[schemars(extend("default" = "5s"))]
@@ -245,10 +246,10 @@ pub(super) struct Route {
     #[schemars(length(min = 1))]
     pub(super) name: Option<String>,
     /// Which requests it covers.
-    #[schemars(required)]
+    #[schemars(with = "Match")]
     pub(super) r#match: Option<Match>,
     /// Where they go: the name of an upstream.
-    #[schemars(required)]
+    #[schemars(with = "String")]
     pub(super) upstream: Option<String>,
     /// What it demands: `none` makes the route public, `required` is any honoured token.
     #[schemars(extend("default" = "required"))]
@@ -352,7 +353,7 @@ pub(super) struct Identity {
     #[schemars(extend("default" = "default"))]
     pub(super) preset: Option<Preset>,
     /// More headers, each with the claim it shows; one that the preset has too replaces that.
-    #[schemars(inner(length(min = 1)), extend("default" = {}))]
+    #[schemars(extend("default" = {}))]
     pub(super) headers: Option<BTreeMap<String, String>>,
 }
 
@@ -373,10 +374,10 @@ pub(super) enum Preset {
 #[serde(deny_unknown_fields)]
 pub(super) struct Session {
     /// The `iss` of minted tokens.
-    #[schemars(required, length(min = 1))]
+    #[schemars(with = "String", length(min = 1))]
     pub(super) issuer: Option<String>,
     /// The `aud` of minted tokens.
-    #[schemars(required, length(min = 1))]
+    #[schemars(with = "String", length(min = 1))]
     pub(super) audience: Option<String>,
     /// The signing keys.
     #[schemars(extend("default" = {}))]
@@ -433,7 +434,7 @@ pub(super) struct Reissue {
 #[serde(deny_unknown_fields)]
 pub(super) struct Exchange {
     /// Its name in `issuers`.
-    #[schemars(required)]
+    #[schemars(with = "String")]
     pub(super) issuer: Option<String>,
     /// Put before `sub`; needed, and different, when sessions have several sources.
     #[schemars(extend("default" = ""))]
@@ -544,7 +545,7 @@ pub(super) enum LogWord {
 #[serde(deny_unknown_fields)]
 pub(super) struct LogFile {
     /// The file; its folder must be there.
-    #[schemars(required, length(min = 1))]
+    #[schemars(with = "String", length(min = 1))]
     pub(super) file: Option<String>,
 }
 

@@ -19,6 +19,9 @@ impl Lower<'_, '_> {
         let mut own: Vec<HeaderName> = Vec::new();
         for (name, place) in place.key("headers").entries() {
             let Some(claim) = raw.headers.as_ref().and_then(|all| all.get(name)) else { continue };
+            if claim.is_empty() {
+                self.error(&place, format!("`{}` shows no claim", place.path), "the name of a claim is needed");
+            }
             let Ok(header) = HeaderName::from_bytes(name.as_bytes()) else {
                 self.error(&place.at_key(), format!("`{}` is not a header name", name.escape_debug()), "letters, digits and `-`");
                 continue;
