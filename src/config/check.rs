@@ -24,6 +24,9 @@ const LATER: [(&str, &str); 9] = [
     ("Upstream", "tls"),
 ];
 
+/// Words in the name of an unknown key whose value may be a secret, and so is not shown.
+const SECRETIVE: [&str; 6] = ["credential", "key", "pass", "pwd", "secret", "token"];
+
 /// Makes the tree fit the schema, and reports what had to go.
 pub(super) fn conform(root: &mut Node, schema: &Value, findings: &mut Findings) {
     let mut check = Check { schema, findings };
@@ -217,6 +220,10 @@ impl<'a> Check<'a> {
         place: &Where,
     ) -> Option<&'a str> {
         let (key, at) = (&entry.key, entry.key_span.clone());
+        let lower = key.to_lowercase();
+        if owner == "Secret" || SECRETIVE.iter().any(|word| lower.contains(word)) {
+            self.findings.hide(entry.value.span.clone());
+        }
         let keys: Vec<&str> = known.keys().map(String::as_str).collect();
         let help = format!("the keys here are {}", keys.join(", "));
         if LATER.contains(&(owner, key)) {
@@ -291,7 +298,7 @@ impl<'a> Check<'a> {
     fn wrong_type(&mut self, node: &Node, alternatives: &[Alternative<'a>], place: &Where) {
         let is = |wanted: &str| alternatives.iter().any(|one| one.shape.get("type").is_some_and(|name| name == wanted));
         let named = |wanted: &str| alternatives.iter().any(|one| one.name == wanted);
-        if named("Secret") {
+        if named("Secret") || named("Keys") && node.scalar().is_some() {
             self.findings.hide(node.span.clone());
             let message = format!("{} is written into the file", place.name());
             let label = "write `{ file: PATH }` or `{ env: NAME }`";

@@ -172,7 +172,13 @@ const SLIPS: &[(&str, &str, &str)] = &[
     ("{ file: secrets/ops }", "{ file: ^secrets/sample }", "a well-known sample"),
     ("{ file: secrets/ops }", "{ file: ^secrets/wide }", "every user of this machine may change this secret"),
     ("{ file: secrets/ops }", "^\"hunter2, and something to make it long enough\"", "is written into the file"),
+    ("{ file: secrets/ops }", "{ ^value: hunter2 }", "unknown key `value` in `admin.tokens[0].secret`"),
+    ("role: operator", "role: operator\n      ^password: hunter2", "unknown key `password`"),
+    ("keys: { jwks_file: partners.json }", "keys: ^hunter2", "is written into the file"),
     // issuers
+    ("issuer: legacy", "issuer: ^partners", "`partners` is the name of another issuer"),
+    ("issuer: legacy", "issuer: ^session", "`session` is the name of another issuer"),
+    ("https://gate.example.com/", "^partners", "`partners` is the name of another issuer"),
     ("  legacy:\n", "  ^session:\n", "`session` is the name of the gateway itself"),
     ("  legacy:\n", "  ^\"le gacy\":\n", "cannot be the name of an issuer"),
     ("issuer: legacy", "issuer: ^https://accounts.example.com/", "two issuers are"),

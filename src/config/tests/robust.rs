@@ -15,11 +15,11 @@ fn changed(line: usize, at: usize, piece: &str, how: u8) -> String {
         }
         1 => lines.insert(line, lines[line].clone()),
         2 => {
-            let at = lines[line].floor_char_boundary(at % (lines[line].len() + 1));
+            let at = at % (lines[line].len() + 1);
             lines[line].insert_str(at, piece);
         }
         _ => {
-            let at = lines[line].floor_char_boundary(at % (lines[line].len() + 1));
+            let at = at % (lines[line].len() + 1);
             lines[line].truncate(at);
             lines[line].push_str(piece);
         }
