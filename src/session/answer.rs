@@ -89,3 +89,46 @@ impl Sessions {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::Grant;
+    use super::super::fixture::{FOREIGN, NOW, after, foreign, honour, parent, sessions};
+    use super::*;
+
+    #[test]
+    fn an_exchange_is_answered_as_rfc_8693_says() {
+        let (_folder, sessions) = sessions();
+        let minted = sessions.exchange(parent(&foreign(json!({ "scp": ["a", "b"] }))), NOW).unwrap();
+        let answer = serde_json::to_value(ExchangeAnswer::new(&minted, after(10))).unwrap();
+        let expected = json!({
+            "access_token": minted.token(), "token_type": "Bearer", "expires_in": 49, "scope": "a b",
+            "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
+        });
+        assert_eq!(answer, expected);
+        let minted = sessions.exchange(parent(&foreign(json!({ "jti": "p2" }))), NOW).unwrap();
+        let answer = serde_json::to_value(ExchangeAnswer::new(&minted, after(100))).unwrap();
+        assert_eq!((&answer["expires_in"], answer.get("scope")), (&json!(0), None));
+    }
+
+    #[test]
+    fn a_session_describes_itself_to_its_holder() {
+        let (_folder, sessions) = sessions();
+        let minted = sessions.exchange(parent(&foreign(json!({ "scope": "a b", "auth_time": 0 }))), NOW).unwrap();
+        let token = honour(&sessions, minted.token(), NOW);
+        let expected = json!({
+            "sub": "acc:42", "sid": minted.session, "began_at": "2024-11-24T00:00:00Z",
+            "authenticated_at": "1970-01-01T00:00:00Z", "issued_at": "2024-11-24T00:00:00Z",
+            "expires_at": "2024-11-24T00:01:00Z", "ends_at": "2024-11-24T00:05:00Z", "opened_with": FOREIGN,
+            "scope": "a b",
+        });
+        assert_eq!(serde_json::to_value(sessions.describe(&token.current())).unwrap(), expected);
+        let grant = Grant::parse(br#"{"sub":"ada"}"#).unwrap();
+        let token = honour(&sessions, sessions.grant(grant, NOW, NOW).unwrap().token(), NOW);
+        let answer = serde_json::to_value(sessions.describe(&token.current())).unwrap();
+        assert_eq!(answer["authenticated_at"], "2024-11-24T00:00:00.25Z");
+        assert_eq!((answer.get("opened_with"), answer.get("scope")), (None, None));
+    }
+}

@@ -188,3 +188,6 @@ fn title(name: &HeaderName) -> &str {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests;

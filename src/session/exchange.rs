@@ -146,3 +146,123 @@ fn taken_over(claims: &Map<String, Value>) -> Map<String, Value> {
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::fixture::{FOREIGN, NOW, after, config, foreign, honour, parent, sessions};
+    use super::*;
+
+    #[test]
+    fn a_session_keeps_what_its_parent_says_of_the_holder_and_sets_the_rest() {
+        let (_folder, sessions) = sessions();
+        let claims = foreign(json!({
+            "scope": "read write", "roles": ["admin"], "azp": "web", "client_id": "web2", "auth_time": 1_732_400_000,
+            "acr": "2", "cnf": { "jkt": "k" }, "sid": "idp-session", "cfp": "print", "nbf": NOW.secs(), "typ": "Bearer",
+            "nonce": "n", "at_hash": "h", "c_hash": "h", "s_hash": "h", "orig_iat": 1, "orig": { "iss": "x" },
+            "keys": ["forged"],
+        }));
+        let minted = sessions.exchange(parent(&claims), NOW).unwrap();
+        let token = honour(&sessions, minted.token(), NOW);
+        let expected = json!({
+            "iss": "https://gate.example.com/", "sub": "acc:42", "aud": "shop", "exp": NOW.secs() + 60,
+            "iat": NOW.secs(), "jti": token.name, "sid": minted.session, "orig_iat": NOW.secs(),
+            "orig": { "iss": FOREIGN, "sub": "42", "tok": "p1", "sid": "idp-session", "client": "web",
+                "key": "foreign-key", "cfp": "print", "aud": ["shop", "desk"] },
+            "scope": "read write", "roles": ["admin"], "azp": "web", "client_id": "web2", "auth_time": 1_732_400_000,
+            "acr": "2", "cnf": { "jkt": "k" },
+        });
+        assert_eq!(Value::Object(token.claims.all.clone()), expected);
+        assert_eq!(token.lineage.keys, Vec::<String>::new(), "what the parent claims of a chain is not believed");
+        assert_eq!(minted.scope.as_deref(), Some("read write"));
+    }
+
+    #[test]
+    fn a_parent_without_authentication_time_gives_none() {
+        let (_folder, sessions) = sessions();
+        let minted = sessions.exchange(parent(&foreign(json!({}))), NOW).unwrap();
+        assert_eq!(minted.authenticated, None);
+        assert!(!honour(&sessions, minted.token(), NOW).claims.all.contains_key("auth_time"));
+    }
+
+    #[test]
+    fn one_parent_has_one_session_and_one_token_until_its_turn() {
+        let (_folder, sessions) = sessions();
+        let claims = foreign(json!({}));
+        let first = sessions.exchange(parent(&claims), NOW).unwrap();
+        for (secs, same) in [(0, true), (29, true), (31, false)] {
+            let again = sessions.exchange(parent(&claims), after(secs)).unwrap();
+            assert_eq!(again.id == first.id, same, "after {secs} s");
+            assert_eq!(again.session, first.session, "after {secs} s");
+        }
+    }
+
+    #[test]
+    fn every_node_with_the_secret_derives_the_same_session() {
+        let (folder, sessions) = sessions();
+        let other = Sessions::open(&config(&folder.path().join("keys")), NOW).unwrap();
+        let claims = foreign(json!({}));
+        let minted = sessions.exchange(parent(&claims), NOW).unwrap();
+        let elsewhere = other.exchange(parent(&claims), after(5)).unwrap();
+        assert_eq!(minted.session, elsewhere.session);
+        assert_ne!(minted.id, elsewhere.id);
+        let (_folder, stranger) = super::super::fixture::sessions();
+        assert_ne!(stranger.exchange(parent(&claims), NOW).unwrap().session, minted.session);
+    }
+
+    #[test]
+    fn issuer_and_token_name_do_not_run_together() {
+        let (_folder, sessions) = sessions();
+        let ids: std::collections::HashSet<_> =
+            [("ab", "c"), ("a", "bc"), ("abc", ""), ("", "abc"), ("a", "b"), ("b", "a")]
+                .map(|(issuer, name)| sessions.session_of(issuer, name))
+                .into();
+        assert_eq!(ids.len(), 6);
+    }
+
+    #[test]
+    fn two_tokens_of_one_name_never_get_each_others_token() {
+        let (_folder, sessions) = sessions();
+        let first = sessions.exchange(parent(&foreign(json!({}))), NOW).unwrap();
+        for other in [
+            json!({ "sub": "43" }),
+            json!({ "iat": NOW.secs() - 1 }),
+            json!({ "aud": ["shop"] }),
+            json!({ "azp": "web" }),
+            json!({ "sid": "s" }),
+            json!({ "cfp": "c" }),
+            json!({ "auth_time": 1 }),
+        ] {
+            let minted = sessions.exchange(parent(&foreign(other.clone())), NOW).unwrap();
+            assert_ne!(minted.id, first.id, "{other}");
+        }
+        let claims = foreign(json!({}));
+        let by_another_key = sessions.exchange(Parent { key_thumbprint: "k2", ..parent(&claims) }, NOW).unwrap();
+        let of_another_name = sessions.exchange(Parent { subject_prefix: "x:", ..parent(&claims) }, NOW).unwrap();
+        assert_eq!(of_another_name.subject, "x:42");
+        assert_ne!(by_another_key.id, of_another_name.id);
+    }
+
+    #[test]
+    fn what_cannot_open_a_session_is_refused() {
+        let (_folder, sessions) = sessions();
+        let plain = foreign(json!({}));
+        let unlisted = sessions.exchange(Parent { issuer_index: 1, ..parent(&plain) }, NOW);
+        assert!(matches!(unlisted, Err(ExchangeError::IssuerNotListed)));
+        let nobody = foreign(json!({ "sub": null }));
+        assert!(matches!(sessions.exchange(parent(&nobody), NOW), Err(ExchangeError::MissingSubject)));
+        for (secs, ended) in [(298, false), (299, false), (300, true), (3_000, true)] {
+            let result = sessions.exchange(parent(&plain), after(secs));
+            assert_eq!(matches!(result, Err(ExchangeError::Mint(MintError::Ended))), ended, "after {secs} s");
+            assert_eq!(result.is_ok(), !ended, "after {secs} s");
+        }
+        let long = foreign(json!({ "sub": "s".repeat(1021) }));
+        assert!(matches!(sessions.exchange(parent(&long), NOW), Err(ExchangeError::Mint(MintError::SubjectTooLong))));
+        let large = foreign(json!({ "blob": "b".repeat(6_000) }));
+        let refused = sessions.exchange(parent(&large), NOW);
+        assert!(matches!(refused, Err(ExchangeError::Mint(MintError::TooLarge { max: 8192, .. }))));
+        let sessions = sessions.with_token_bytes_max(16 * 1024);
+        assert!(sessions.exchange(parent(&large), NOW).is_ok());
+    }
+}

@@ -479,3 +479,6 @@ fn check_store_id(id: &str) -> Result<(), OpenError> {
     }
     Err(OpenError::BadStoreId)
 }
+
+#[cfg(test)]
+mod tests;

@@ -140,3 +140,111 @@ impl Sessions {
 fn is_subject(subject: &str) -> bool {
     (1..=SUBJECT_BYTES_MAX).contains(&subject.len()) && !subject.chars().any(char::is_control)
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::super::fixture::{NOW, after, honour, sessions};
+    use super::*;
+
+    #[test]
+    fn a_login_service_names_the_subject_and_what_is_known_of_it() {
+        let (_folder, sessions) = sessions();
+        let grant = Grant::parse(r#" {"sub":"Zoë","scope":"read","groups":["a","b"],"plan":{"seats":3}} "#.as_bytes());
+        let requested_at = Timestamp::from_millis(NOW.millis() - 1_127);
+        let minted = sessions.grant(grant.unwrap(), requested_at, NOW).unwrap();
+        let token = honour(&sessions, minted.token(), NOW);
+        let expected = serde_json::json!({
+            "iss": "https://gate.example.com/", "sub": "login:Zoë", "aud": "shop", "exp": NOW.secs() + 60,
+            "iat": NOW.secs(), "jti": minted.id, "sid": minted.session, "orig_iat": 1_732_406_399.123,
+            "scope": "read", "groups": ["a", "b"], "plan": { "seats": 3 }, "auth_time": 1_732_406_399.123,
+        });
+        assert_eq!(Value::Object(token.claims.all.clone()), expected);
+        assert_eq!(minted.authenticated, Some(requested_at));
+        assert_eq!(token.current().authenticated(), Some(requested_at), "to the millisecond");
+    }
+
+    #[test]
+    fn each_grant_opens_a_session_of_its_own() {
+        let (_folder, sessions) = sessions();
+        let grant = Grant::parse(br#"{"sub":"ada"}"#).unwrap();
+        let first = sessions.grant(grant.clone(), NOW, NOW).unwrap();
+        let second = sessions.grant(grant, NOW, NOW).unwrap();
+        assert_ne!(first.session, second.session);
+        assert_ne!(first.id, second.id);
+    }
+
+    #[test]
+    fn a_login_that_took_longer_than_a_session_may_live_opens_none() {
+        let (_folder, sessions) = sessions();
+        let grant = Grant::parse(br#"{"sub":"ada"}"#).unwrap();
+        assert!(matches!(sessions.grant(grant, NOW, after(300)), Err(MintError::Ended)));
+    }
+
+    #[test]
+    fn a_bad_grant_is_refused_for_what_is_wrong_with_it() {
+        let deep = |levels: usize| format!(r#"{{"sub":"a","x":{}{}}}"#, "[".repeat(levels), "]".repeat(levels));
+        let long = |bytes: usize| format!(r#"{{"sub":"a","x":"{}"}}"#, "x".repeat(bytes - 18));
+        assert!(Grant::parse(deep(15).as_bytes()).is_ok());
+        assert!(Grant::parse(long(8_192).as_bytes()).is_ok());
+        assert!(Grant::parse(format!(r#"{{"sub":"{}"}}"#, "s".repeat(1024)).as_bytes()).is_ok());
+        let cases: Vec<(String, GrantError)> = vec![
+            (String::new(), GrantError::Malformed),
+            ("null".into(), GrantError::Malformed),
+            ("[]".into(), GrantError::Malformed),
+            (r#""a""#.into(), GrantError::Malformed),
+            (r#"{"sub":"a"} x"#.into(), GrantError::Malformed),
+            (r#"{"sub":"a"}{"sub":"b"}"#.into(), GrantError::Malformed),
+            (r#"{"sub":"a","sub":"b"}"#.into(), GrantError::Malformed),
+            (r#"{"sub":"a","s\u0075b":"b"}"#.into(), GrantError::Malformed),
+            (r#"{"sub":"a","x":{"y":1,"y":2}}"#.into(), GrantError::Malformed),
+            (r#"{"sub":"a","x":1e400}"#.into(), GrantError::Malformed),
+            (r#"{"sub":"a\ud800"}"#.into(), GrantError::Malformed),
+            (r#"{'sub':'a'}"#.into(), GrantError::Malformed),
+            ("\u{feff}{\"sub\":\"a\"}".into(), GrantError::Malformed),
+            (deep(16), GrantError::Malformed),
+            (deep(4_000), GrantError::Malformed),
+            (long(8_193), GrantError::TooLarge),
+            ("{}".into(), GrantError::MissingSubject),
+            (r#"{"Sub":"a"}"#.into(), GrantError::MissingSubject),
+            (r#"{"sub":""}"#.into(), GrantError::BadSubject),
+            (r#"{"sub":null}"#.into(), GrantError::BadSubject),
+            (r#"{"sub":42}"#.into(), GrantError::BadSubject),
+            (r#"{"sub":["a"]}"#.into(), GrantError::BadSubject),
+            (r#"{"sub":"a\u0000"}"#.into(), GrantError::BadSubject),
+            (r#"{"sub":"a\r\nX: y"}"#.into(), GrantError::BadSubject),
+            (r#"{"sub":"a\u0085"}"#.into(), GrantError::BadSubject),
+            (format!(r#"{{"sub":"{}"}}"#, "s".repeat(1025)), GrantError::BadSubject),
+            (r#"{"sub":"a","scope":7}"#.into(), GrantError::BadScope("scope")),
+            (r#"{"sub":"a","scp":[1]}"#.into(), GrantError::BadScope("scp")),
+        ];
+        for (text, error) in cases {
+            assert_eq!(Grant::parse(text.as_bytes()), Err(error), "{}", &text[..text.len().min(60)]);
+        }
+        assert_eq!(Grant::parse(b"{\"sub\":\"\xff\"}"), Err(GrantError::Malformed));
+        for name in OWN.into_iter().chain(VOUCHED).filter(|name| *name != "sub") {
+            let text = format!(r#"{{"sub":"a","{name}":"x"}}"#);
+            assert_eq!(Grant::parse(text.as_bytes()), Err(GrantError::Reserved(name)));
+        }
+    }
+
+    #[test]
+    fn a_grant_is_taken_once_and_never_stays() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(Grant::take(&mut headers), Ok(None));
+        headers.insert(SESSION_GRANT, HeaderValue::from_static(r#"{"sub":"ada"}"#));
+        let mut twice = headers.clone();
+        assert_eq!(Grant::take(&mut headers).unwrap().unwrap().subject(), "ada");
+        twice.append(SESSION_GRANT, HeaderValue::from_static(r#"{"sub":"ada"}"#));
+        assert_eq!(Grant::take(&mut twice), Err(GrantError::Several));
+        assert!(headers.is_empty() && twice.is_empty());
+    }
+
+    #[test]
+    fn debug_shows_no_claim() {
+        let grant = Grant::parse(br#"{"sub":"ada-lovelace","email":"ada@example.com"}"#).unwrap();
+        let shown = format!("{grant:?}");
+        assert!(shown.contains("email") && !shown.contains("ada"), "{shown}");
+    }
+}

@@ -23,6 +23,8 @@ mod slide;
 mod successors;
 
 #[cfg(test)]
+mod fixture;
+#[cfg(test)]
 mod tests;
 
 use std::fmt;

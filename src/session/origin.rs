@@ -69,3 +69,91 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Only<'a> {
         (Some(_), Some(_)) => Only::Several,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn a_safe_method_needs_no_proof_unless_it_upgrades() {
+        let cross = [("sec-fetch-site", "cross-site"), ("origin", "https://evil.example")];
+        for method in [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE] {
+            assert!(same_origin(&method, &headers(&cross), "shop.example.com"), "{method}");
+        }
+        let mut socket = headers(&cross);
+        socket.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        assert!(!same_origin(&Method::GET, &socket, "shop.example.com"));
+        let own = headers(&[("upgrade", "websocket"), ("origin", "https://shop.example.com")]);
+        assert!(same_origin(&Method::GET, &own, "shop.example.com"));
+    }
+
+    #[test]
+    fn an_unsafe_method_needs_proof() {
+        type Row = (&'static [(&'static str, &'static str)], &'static str, bool);
+        let rows: &[Row] = &[
+            (&[], "shop.example.com", false),
+            (&[("sec-fetch-site", "same-origin")], "shop.example.com", true),
+            (&[("sec-fetch-site", "none")], "shop.example.com", true),
+            (&[("sec-fetch-site", "same-site")], "shop.example.com", false),
+            (&[("sec-fetch-site", "cross-site")], "shop.example.com", false),
+            (&[("sec-fetch-site", "Same-Origin")], "shop.example.com", false),
+            (&[("sec-fetch-site", "")], "shop.example.com", false),
+            (&[("sec-fetch-site", "same-origin"), ("sec-fetch-site", "same-origin")], "shop.example.com", false),
+            (&[("sec-fetch-site", "cross-site"), ("origin", "https://shop.example.com")], "shop.example.com", false),
+            (&[("sec-fetch-site", "same-origin"), ("origin", "https://evil.example")], "shop.example.com", true),
+            (&[("origin", "https://shop.example.com")], "shop.example.com", true),
+            (&[("origin", "http://shop.example.com")], "shop.example.com", true),
+            (&[("origin", "https://SHOP.example.com")], "shop.Example.com", true),
+            (&[("origin", "https://shop.example.com")], "shop.example.com:443", true),
+            (&[("origin", "http://shop.example.com")], "shop.example.com:80", true),
+            (&[("origin", "http://shop.example.com:80")], "shop.example.com", true),
+            (&[("origin", "https://shop.example.com:8443")], "shop.example.com:8443", true),
+            (&[("origin", "http://[::1]:8080")], "[::1]:8080", true),
+            (&[("origin", "http://shop.example.com")], "shop.example.com:443", false),
+            (&[("origin", "https://shop.example.com:8443")], "shop.example.com", false),
+            (&[("origin", "https://shop.example.com")], "shop.example.com:8443", false),
+            (&[("origin", "https://shop.example.com.evil.example")], "shop.example.com", false),
+            (&[("origin", "https://evil.example")], "shop.example.com", false),
+            (&[("origin", "https://shop.example.com/")], "shop.example.com", false),
+            (&[("origin", "https://a@shop.example.com")], "shop.example.com", false),
+            (&[("origin", "ftp://shop.example.com")], "shop.example.com", false),
+            (&[("origin", "shop.example.com")], "shop.example.com", false),
+            (&[("origin", "null")], "shop.example.com", false),
+            (&[("origin", "null")], "null", false),
+            (&[("origin", "")], "", false),
+            (&[("origin", "https://")], "", false),
+            (&[("origin", "https://:443")], "", false),
+            (&[("origin", "https://:443")], ":443", false),
+            (
+                &[("origin", "https://shop.example.com"), ("origin", "https://shop.example.com")],
+                "shop.example.com",
+                false,
+            ),
+        ];
+        for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::CONNECT] {
+            for (lines, host, proven) in rows {
+                assert_eq!(same_origin(&method, &headers(lines), host), *proven, "{method} {lines:?} at {host:?}");
+            }
+        }
+        let mut bytes = HeaderMap::new();
+        bytes.insert(ORIGIN, HeaderValue::from_bytes(b"https://\xff").unwrap());
+        assert!(!same_origin(&Method::POST, &bytes, "\u{fffd}"));
+    }
+
+    #[test]
+    fn the_host_is_the_only_one_there_is() {
+        assert_eq!(host(&headers(&[("host", "a:1")])), "a:1");
+        assert_eq!(host(&headers(&[("host", "a"), ("host", "a")])), "");
+        assert_eq!(host(&HeaderMap::new()), "");
+    }
+}

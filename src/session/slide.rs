@@ -94,3 +94,103 @@ impl Sessions {
         expires > current.claims.expires && expires > now
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::fixture::{NOW, after, foreign, honour, parent, sessions, sessions_with};
+
+    #[test]
+    fn a_token_is_due_when_more_than_the_share_of_its_life_is_gone() {
+        let (_folder, sessions) = sessions();
+        let minted = sessions.exchange(parent(&foreign(json!({}))), NOW).unwrap();
+        let old = honour(&sessions, minted.token(), NOW);
+        // Issued at the whole second, a quarter of one before NOW.
+        for (millis, due) in [(0, false), (29_000, false), (29_750, false), (29_751, true), (59_000, true)] {
+            let now = NOW.plus(std::time::Duration::from_millis(millis));
+            assert_eq!(sessions.due(&old.current(), now), due, "after {millis} ms");
+        }
+    }
+
+    #[test]
+    fn the_n_th_request_makes_a_token_due_whatever_its_age() {
+        let (_folder, sessions) = sessions_with(|config| config.reissue_every = Some(3));
+        let minted = sessions.exchange(parent(&foreign(json!({}))), NOW).unwrap();
+        let old = honour(&sessions, minted.token(), NOW);
+        let due: Vec<_> = (1..=5).map(|_| sessions.due(&old.current(), after(2))).collect();
+        assert_eq!(due, [false, false, true, true, true]);
+        let successor = sessions.slide(&old.current(), after(2)).unwrap().unwrap();
+        let new = honour(&sessions, successor.token(), after(2));
+        assert!(!sessions.due(&new.current(), after(3)), "the successor is counted for itself");
+        let (_folder, sessions) = sessions_with(|config| config.reissue_every = Some(1));
+        assert!(!sessions.due(&old.current(), NOW), "within the second the expiry cannot grow");
+        assert!(sessions.due(&old.current(), after(1)));
+    }
+
+    #[test]
+    fn a_successor_differs_in_its_times_and_id_alone() {
+        let (_folder, sessions) = sessions();
+        let claims = foreign(json!({ "auth_time": 1_732_400_000.75, "azp": "web", "roles": [1, 2.5, null] }));
+        let minted = sessions.exchange(parent(&claims), NOW).unwrap();
+        let old = honour(&sessions, minted.token(), NOW);
+        let new = sessions.slide(&old.current(), after(40)).unwrap().unwrap();
+        let new = honour(&sessions, new.token(), after(40));
+        let mut expected = old.claims.all.clone();
+        expected["exp"] = (NOW.secs() + 100).into();
+        expected["iat"] = (NOW.secs() + 40).into();
+        expected["jti"] = new.name.clone().into();
+        assert_eq!(new.claims.all, expected);
+        assert_ne!(new.name, old.name);
+    }
+
+    #[test]
+    fn a_session_ends_at_its_absolute_end_however_much_it_is_used() {
+        let (_folder, sessions) = sessions();
+        let minted = sessions.exchange(parent(&foreign(json!({}))), NOW).unwrap();
+        let mut token = honour(&sessions, minted.token(), NOW);
+        let mut lived = 0;
+        for secs in (40..).step_by(40) {
+            let Some(next) = sessions.slide(&token.current(), after(secs)).unwrap() else { break };
+            token = honour(&sessions, next.token(), after(secs));
+            lived = secs;
+        }
+        assert_eq!(lived, 240, "from there on the expiry is the end");
+        assert_eq!(token.claims.expires, sessions.absolute_end(token.lineage.origin_issued));
+        assert!(!sessions.due(&token.current(), after(299)), "nothing to be gained");
+    }
+
+    #[test]
+    fn an_old_token_gets_its_successor_again_until_that_ones_turn() {
+        let (_folder, sessions) = sessions();
+        let minted = sessions.exchange(parent(&foreign(json!({}))), NOW).unwrap();
+        let old = honour(&sessions, minted.token(), NOW);
+        let first = sessions.slide(&old.current(), after(31)).unwrap().unwrap();
+        let again = sessions.slide(&old.current(), after(58)).unwrap().unwrap();
+        assert_eq!(first.id, again.id);
+        sessions.sweep(after(58));
+        assert_eq!(sessions.slide(&old.current(), after(58)).unwrap().unwrap().id, first.id, "a sweep keeps it");
+        sessions.sweep(after(120));
+        assert_eq!(sessions.remembered(), 0);
+    }
+
+    #[test]
+    fn a_rotation_names_the_old_key_and_ends_what_was_remembered() {
+        let (_folder, sessions) = sessions();
+        let claims = foreign(json!({}));
+        let minted = sessions.exchange(parent(&claims), NOW).unwrap();
+        let old = honour(&sessions, minted.token(), NOW);
+        let before = sessions.slide(&old.current(), after(31)).unwrap().unwrap();
+        sessions.rotate(after(32)).unwrap();
+        let after_it = sessions.slide(&old.current(), after(33)).unwrap().unwrap();
+        assert_ne!(after_it.id, before.id, "the old key may be retired next");
+        let new = honour(&sessions, after_it.token(), after(33));
+        assert_eq!(new.lineage.keys, std::slice::from_ref(&old.key));
+        assert_ne!(new.key, old.key);
+        let opened = sessions.exchange(parent(&claims), after(33)).unwrap();
+        assert_eq!(honour(&sessions, opened.token(), after(33)).key, new.key);
+        sessions.rotate(after(40)).unwrap();
+        let third = sessions.slide(&new.current(), after(70)).unwrap().unwrap();
+        assert_eq!(third.lineage.keys, [old.key, new.key]);
+    }
+}

@@ -139,3 +139,89 @@ impl Weighter<String, Arc<Minted>> for Bytes {
         ENTRY_BYTES + (name.len() + 2 * minted.token().len() + names) as u64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use serde_json::json;
+
+    use super::super::MintError;
+    use super::super::fixture::{NOW, after, foreign, parent, sessions};
+    use super::*;
+
+    fn minted() -> Minted {
+        let (_folder, sessions) = sessions();
+        let minted = sessions.exchange(parent(&foreign(json!({}))), NOW).unwrap();
+        Minted::clone(&minted)
+    }
+
+    #[test]
+    fn a_failure_is_not_remembered() {
+        let successors = Successors::new(500);
+        let failed = successors.find_or_mint("a", NOW, |_| true, || Err(MintError::Ended));
+        assert!(failed.is_err());
+        let minted = minted();
+        let made = successors.find_or_mint::<MintError>("a", NOW, |_| true, || Ok(minted));
+        assert!(made.is_ok());
+        assert_eq!(successors.len(), 1);
+    }
+
+    #[test]
+    fn what_is_not_usable_is_replaced() {
+        let successors = Successors::new(500);
+        let minted = minted();
+        let calls = Cell::new(0);
+        let ask = |usable: bool, at| {
+            let mint = || {
+                calls.set(calls.get() + 1);
+                Ok::<_, MintError>(minted.clone())
+            };
+            successors.find_or_mint("a", at, |_| usable, mint).unwrap();
+            calls.get()
+        };
+        assert_eq!(
+            [ask(true, NOW), ask(true, after(20)), ask(false, NOW), ask(true, NOW), ask(true, after(40))],
+            [1, 1, 2, 2, 3]
+        );
+    }
+
+    #[test]
+    fn even_a_share_of_nothing_remembers_for_a_second() {
+        let successors = Successors::new(0);
+        let minted = minted();
+        let issued = minted.issued;
+        successors.find_or_mint::<MintError>("a", issued, |_| true, || Ok(minted)).unwrap();
+        for (millis, kept) in [(1_000, 1), (1_001, 0)] {
+            successors.sweep(issued.plus(Duration::from_millis(millis)));
+            assert_eq!(successors.len(), kept, "after {millis} ms");
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded_and_at_the_bound_only_costs_a_minting() {
+        let minted = minted();
+        let one = Bytes.weight(&"00000".to_owned(), &Arc::new(minted.clone()));
+        let successors = Successors::with_bytes(500, 400 * one);
+        for n in 0..2_000 {
+            let name = format!("{n:05}");
+            successors.find_or_mint::<MintError>(&name, NOW, |_| true, || Ok(minted.clone())).unwrap();
+            // Parallel requests come at once: what was just minted is there.
+            let again = successors.find_or_mint(&name, NOW, |_| true, || Err(MintError::Ended));
+            assert!(again.is_ok(), "{name}");
+        }
+        assert!(successors.len() <= 400, "{} entries", successors.len());
+        assert!(successors.len() >= 200, "{} entries", successors.len());
+    }
+
+    #[test]
+    fn a_count_stays_at_its_bound() {
+        let counts = Counts::new(2);
+        let reached: Vec<_> = (0..4).map(|_| counts.is_reached("a", after(60))).collect();
+        assert_eq!(reached, [false, true, true, true]);
+        counts.sweep(after(59));
+        assert!(counts.is_reached("a", after(60)));
+        counts.sweep(after(60));
+        assert!(!counts.is_reached("a", after(60)), "forgotten with the token");
+    }
+}
