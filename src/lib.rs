@@ -5,8 +5,10 @@
 //! `gate` see no HTTP client, no store and no metrics, so the decision can be tested as a function.
 
 pub mod admin;
+pub mod cli;
 pub mod config;
 pub mod gate;
+pub mod keys;
 pub mod revocation;
 pub mod secret;
 pub mod store;

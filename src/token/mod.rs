@@ -6,6 +6,14 @@
 
 mod algorithm;
 mod claims;
+mod compact;
+pub(crate) mod json;
+mod lineage;
+mod policy;
+pub mod present;
 
 pub use algorithm::{Algorithm, Family};
-pub use claims::{Claims, Lineage, Origin};
+pub use claims::Claims;
+pub use compact::{Compact, Header, ParseError, SignedParts};
+pub use lineage::{Lineage, LineageError, Origin};
+pub use policy::{Policy, PolicyError};

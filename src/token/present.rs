@@ -1,0 +1,139 @@
+//! Finding the one token that a request presents (RFC 6750 §2, design of cookies as RFC 6265 §4.2).
+//!
+//! A request that says two different things about who sends it is refused, never interpreted: the
+//! gateway and an upstream might choose differently. Identical copies are one token.
+
+use http::header::{AUTHORIZATION, COOKIE};
+use http::{HeaderMap, HeaderName};
+
+use crate::config::TokenPlace;
+
+/// A token as it was presented; not looked into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Presented<'r> {
+    /// Its text: visible ASCII, not empty.
+    pub token: &'r str,
+    /// In which of the places it was found; the first, when it is in several.
+    pub place: usize,
+}
+
+/// Why no token can be told from the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PresentError {
+    /// Several different tokens.
+    #[error("several different tokens were presented")]
+    Several,
+    /// A place holds something that is not one token.
+    #[error("the token is not presented as RFC 6750 wants it")]
+    Malformed,
+}
+
+/// The token in `headers`, looked for in all of `places`.
+///
+/// # Errors
+/// See [`PresentError`].
+pub fn present<'r>(headers: &'r HeaderMap, places: &[TokenPlace]) -> Result<Option<Presented<'r>>, PresentError> {
+    let mut found = Found::default();
+    for (place, at) in places.iter().enumerate() {
+        match at {
+            TokenPlace::Header(AUTHORIZATION) => authorization(headers, place, &mut found)?,
+            TokenPlace::Header(name) => bare_header(headers, name, place, &mut found)?,
+            TokenPlace::Cookie(name) => cookie(headers, name, place, &mut found)?,
+        }
+    }
+    Ok(found.0)
+}
+
+/// What was found so far.
+#[derive(Default)]
+struct Found<'r>(Option<Presented<'r>>);
+
+impl<'r> Found<'r> {
+    fn add(&mut self, bytes: &'r [u8], place: usize) -> Result<(), PresentError> {
+        let token = visible(bytes)?;
+        match self.0 {
+            None => self.0 = Some(Presented { token, place }),
+            Some(first) if first.token == token => {}
+            Some(_) => return Err(PresentError::Several),
+        }
+        Ok(())
+    }
+}
+
+/// `Authorization: Bearer token`. A field of another scheme presents no token, but beside a bearer
+/// token it contradicts it: the field may occur once (RFC 9110 §11.6.2).
+fn authorization<'r>(headers: &'r HeaderMap, place: usize, found: &mut Found<'r>) -> Result<(), PresentError> {
+    let (mut bearer, mut other) = (false, false);
+    for value in headers.get_all(AUTHORIZATION) {
+        match bearer_token(value.as_bytes())? {
+            Some(token) => {
+                found.add(token, place)?;
+                bearer = true;
+            }
+            None => other = true,
+        }
+    }
+    if bearer && other { Err(PresentError::Several) } else { Ok(()) }
+}
+
+/// What follows `Bearer` and one space; `None` for another scheme. The scheme ignores case
+/// (RFC 9110 §11.1).
+fn bearer_token(value: &[u8]) -> Result<Option<&[u8]>, PresentError> {
+    const SCHEME: &[u8] = b"bearer";
+    match value.split_at_checked(SCHEME.len()) {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case(SCHEME) => match rest {
+            [b' ', token @ ..] => Ok(Some(token)),
+            [] | [b'\t' | b',', ..] => Err(PresentError::Malformed),
+            _ => Ok(None),
+        },
+        _ => Ok(None),
+    }
+}
+
+/// A header whose whole value is the token.
+fn bare_header<'r>(
+    headers: &'r HeaderMap,
+    name: &HeaderName,
+    place: usize,
+    found: &mut Found<'r>,
+) -> Result<(), PresentError> {
+    headers.get_all(name).iter().try_for_each(|value| found.add(value.as_bytes(), place))
+}
+
+/// A cookie of exactly this name, in any `Cookie` field, its value with or without quotes. An empty
+/// value is what a cleared cookie leaves behind: no token, unless another copy says otherwise.
+fn cookie<'r>(headers: &'r HeaderMap, name: &str, place: usize, found: &mut Found<'r>) -> Result<(), PresentError> {
+    let (mut empty, mut filled) = (false, false);
+    for field in headers.get_all(COOKIE) {
+        for pair in field.as_bytes().split(|byte| *byte == b';') {
+            let Some(value) = pair.trim_ascii().strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"="))
+            else {
+                continue;
+            };
+            let value = unquoted(value);
+            if value.is_empty() {
+                empty = true;
+                continue;
+            }
+            found.add(value, place)?;
+            filled = true;
+        }
+    }
+    if empty && filled { Err(PresentError::Several) } else { Ok(()) }
+}
+
+fn unquoted(value: &[u8]) -> &[u8] {
+    match value {
+        [b'"', inner @ .., b'"'] => inner,
+        _ => value,
+    }
+}
+
+/// The bytes as text, when they could be one token: visible ASCII, and no comma, which would join
+/// two field values. What else is in it, the parser refuses.
+fn visible(bytes: &[u8]) -> Result<&str, PresentError> {
+    if bytes.is_empty() || !bytes.iter().all(|byte| byte.is_ascii_graphic() && *byte != b',') {
+        return Err(PresentError::Malformed);
+    }
+    std::str::from_utf8(bytes).map_err(|_| PresentError::Malformed)
+}
