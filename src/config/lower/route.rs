@@ -1,0 +1,278 @@
+//! Routes: which requests, to where, and who may.
+
+use std::collections::HashMap;
+
+use http::Method;
+
+use super::issuer::SESSION;
+use super::upstream::is_host;
+use super::{DAY, Lower, MILLISECOND, Place};
+use crate::config::model::{Identity, PathMatch, Route, TokenConfig};
+use crate::config::problem::did_you_mean;
+use crate::config::{path, raw};
+use crate::gate::{ClaimRule, Demand, Requirement, Test};
+
+/// What routes may refer to.
+pub(super) struct Names<'a> {
+    pub(super) upstreams: Vec<&'a str>,
+    pub(super) issuers: Vec<&'a str>,
+    /// Whether the gateway has sessions.
+    pub(super) session: bool,
+}
+
+/// What holds for routes that do not say otherwise.
+pub(super) struct Defaults<'a> {
+    pub(super) identity: &'a Identity,
+    pub(super) token: &'a TokenConfig,
+}
+
+/// Methods that people use, for suggestions.
+const METHODS: [&str; 7] = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"];
+
+impl Lower<'_, '_> {
+    pub(super) fn routes(
+        &mut self,
+        raw: &[raw::Route],
+        place: &Place<'_>,
+        names: &Names<'_>,
+        defaults: &Defaults<'_>,
+    ) -> Vec<Route> {
+        let mut routes: Vec<Route> = Vec::new();
+        let mut taken: HashMap<String, usize> = HashMap::new();
+        for (index, raw) in raw.iter().enumerate() {
+            let place = place.item(index);
+            let mut route = self.route(raw, &place, names, defaults);
+            if let Some(name) = &raw.name {
+                self.name(name, "a route", &place.key("name"));
+                if let Some(earlier) = taken.get(name) {
+                    let label = format!("`routes[{earlier}]` has it already");
+                    self.error(&place.key("name"), format!("two routes are named `{name}`"), label);
+                }
+            } else {
+                let plain = route.name.clone();
+                let mut again = 1;
+                while taken.contains_key(&route.name) {
+                    again += 1;
+                    route.name = format!("{plain} #{again}");
+                }
+            }
+            if raw.r#match.is_some()
+                && let Some(earlier) = routes.iter().position(|earlier| covers(earlier, &route))
+            {
+                let label = format!("`routes[{earlier}]` takes every request that it could match");
+                self.findings.warning(place.key("match").span, format!("`{}` is never reached", place.path), label);
+            }
+            taken.insert(route.name.clone(), index);
+            routes.push(route);
+        }
+        routes
+    }
+
+    fn route(&mut self, raw: &raw::Route, place: &Place<'_>, names: &Names<'_>, defaults: &Defaults<'_>) -> Route {
+        let (hosts, path, methods) = self.request_match(raw.r#match.as_ref(), &place.key("match"));
+        let name = raw.name.clone().unwrap_or_else(|| name_of(&hosts, &path, &methods));
+        let upstream = raw.upstream.as_deref().and_then(|wanted| {
+            let at = place.key("upstream");
+            let found = names.upstreams.iter().position(|name| *name == wanted);
+            if found.is_none() {
+                let label = did_you_mean(wanted, names.upstreams.iter().copied()).unwrap_or_default();
+                self.error(&at, format!("there is no upstream `{}`", wanted.escape_debug()), label);
+            }
+            found
+        });
+        let auth = match &raw.auth {
+            Some(raw::Either::Short(raw::AuthWord::None)) => Requirement::Public,
+            Some(raw::Either::Short(raw::AuthWord::Required)) | None => Requirement::Token(Demand::default()),
+            Some(raw::Either::Long(demand)) => {
+                Requirement::Token(self.demand(demand, &place.key("auth"), names))
+            }
+        };
+        if let Requirement::Token(_) = auth
+            && names.issuers.is_empty()
+            && !names.session
+        {
+            let at = if raw.auth.is_some() { place.key("auth") } else { place.clone() };
+            let label = "nobody could pass: add `issuers`, or write `auth: none`";
+            self.error(&at, format!("`{}` needs a token, and there are no issuers", place.path), label);
+        }
+        let login = raw.login.unwrap_or(false);
+        if login && !names.session {
+            self.error(&place.key("login"), "a login route opens sessions, and there are none", "add `session`");
+        }
+        let identity = match &raw.claims_to_headers {
+            Some(own) => self.identity(Some(own), &place.key("claims_to_headers"), defaults.token),
+            None => defaults.identity.clone(),
+        };
+        let max_body = match &raw.max_body {
+            Some(raw::Size::Text(text)) if text == "none" => None,
+            size => Some(self.size(size.as_ref(), &place.key("max_body"), 0..=u64::MAX)),
+        };
+        Route {
+            name,
+            hosts,
+            path,
+            methods,
+            upstream: upstream.unwrap_or(0),
+            auth,
+            login,
+            forward_token: raw.forward_token.unwrap_or(false),
+            identity,
+            preserve_host: raw.preserve_host.unwrap_or(true),
+            max_body,
+            timeout: self.duration_or_none(raw.timeout.as_ref(), &place.key("timeout"), MILLISECOND..=DAY),
+        }
+    }
+
+    fn request_match(
+        &mut self,
+        raw: Option<&raw::Match>,
+        place: &Place<'_>,
+    ) -> (Vec<String>, PathMatch, Vec<Method>) {
+        let everything = PathMatch::Prefix("/".to_owned());
+        let Some(raw) = raw else { return (Vec::new(), everything, Vec::new()) };
+        let mut hosts = Vec::new();
+        match (&raw.host, &raw.hosts) {
+            (Some(_), Some(_)) => {
+                self.error(place, format!("`{}` has `host` and `hosts`", place.path), "use one of them");
+            }
+            (Some(host), None) => hosts.extend(self.host(host, &place.key("host"))),
+            (None, Some(list)) => {
+                for (index, host) in list.iter().enumerate() {
+                    hosts.extend(self.host(host, &place.key("hosts").item(index)));
+                }
+            }
+            (None, None) => {}
+        }
+        let (read, at) = match (&raw.path, &raw.pattern) {
+            (Some(_), Some(_)) => {
+                self.error(place, format!("`{}` has `path` and `pattern`", place.path), "use one of them");
+                (Ok(everything), place.clone())
+            }
+            (Some(text), None) => (path::prefix(text), place.key("path")),
+            (None, Some(text)) => (path::pattern(text), place.key("pattern")),
+            (None, None) => (Ok(everything), place.clone()),
+        };
+        let path = read.unwrap_or_else(|why| {
+            self.error(&at, format!("`{}` could never match", at.path), why);
+            PathMatch::Prefix(String::new())
+        });
+        let mut methods = Vec::new();
+        for (index, text) in raw.methods.iter().flatten().enumerate() {
+            methods.extend(self.method(text, &place.key("methods").item(index)));
+        }
+        (hosts, path, methods)
+    }
+
+    fn host(&mut self, text: &str, place: &Place<'_>) -> Option<String> {
+        let name = text.strip_prefix("*.").unwrap_or(text);
+        let bracketed = name.strip_prefix('[').and_then(|inside| inside.strip_suffix(']'));
+        let good = match bracketed {
+            Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok() && name == text,
+            None => is_host(name),
+        };
+        if good {
+            return Some(text.to_ascii_lowercase());
+        }
+        let label = if text.contains("://") || text.contains('/') {
+            "a host only: no scheme and no path"
+        } else if bracketed.is_none() && text.contains(':') {
+            "without the port: it is not matched"
+        } else if text.ends_with('.') {
+            "without the final dot: it is not matched"
+        } else if text.contains('*') {
+            "`*.` can only stand for the first labels, as in `*.example.com`"
+        } else {
+            "such as `example.com` or `*.example.com`"
+        };
+        self.error(place, format!("`{}` is not a host", place.path), label);
+        None
+    }
+
+    fn method(&mut self, text: &str, place: &Place<'_>) -> Option<Method> {
+        let upper = text.to_ascii_uppercase();
+        let label = match upper.as_str() {
+            "CONNECT" | "TRACE" => "never forwarded".to_owned(),
+            _ if upper == text && upper.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-') => {
+                // A word close to a usual method is a slip of the pen, others are extension methods.
+                match did_you_mean(text, METHODS).filter(|_| !METHODS.contains(&text)) {
+                    None => return Method::from_bytes(text.as_bytes()).ok(),
+                    Some(meant) => meant,
+                }
+            }
+            _ => did_you_mean(text, METHODS).unwrap_or_else(|| "methods are in upper case".to_owned()),
+        };
+        self.error(place, format!("`{}` is not a method", text.escape_debug()), label);
+        None
+    }
+
+    fn demand(&mut self, raw: &raw::Demand, place: &Place<'_>, names: &Names<'_>) -> Demand {
+        for (index, issuer) in raw.issuers.iter().flatten().enumerate() {
+            let at = place.key("issuers").item(index);
+            if issuer == SESSION && !names.session {
+                self.error(&at, "the gateway has no sessions", "add `session`, or leave it out here");
+            } else if issuer != SESSION && !names.issuers.contains(&issuer.as_str()) {
+                let known = names.issuers.iter().copied().chain(names.session.then_some(SESSION));
+                let label = did_you_mean(issuer, known).unwrap_or_default();
+                self.error(&at, format!("there is no issuer `{}`", issuer.escape_debug()), label);
+            }
+        }
+        let scopes = raw.scopes.as_ref();
+        let all = scopes.and_then(|scopes| scopes.all.clone()).unwrap_or_default();
+        let any = scopes.and_then(|scopes| scopes.any.clone()).unwrap_or_default();
+        for (key, list) in [("all", &all), ("any", &any)] {
+            for (index, scope) in list.iter().enumerate() {
+                // RFC 6749 §3.3: what a scope is made of, and so what a challenge can name.
+                if !scope.bytes().all(|byte| matches!(byte, b'!'..=b'~') && !b"\"\\".contains(&byte)) {
+                    let at = place.key("scopes").key(key).item(index);
+                    let label = "one scope an item, of visible ASCII characters";
+                    self.error(&at, format!("`{}` is not a scope", at.path), label);
+                }
+            }
+        }
+        let mut claims = Vec::new();
+        for (claim, at) in place.key("claims").entries() {
+            let Some(test) = raw.claims.as_ref().and_then(|all| all.get(claim)) else { continue };
+            let test = match (&test.equals, &test.r#in, &test.contains) {
+                (Some(value), None, None) => Test::Equals(value.clone()),
+                (None, Some(values), None) => Test::In(values.clone()),
+                (None, None, Some(value)) => Test::Contains(value.clone()),
+                _ if at.is_damaged() => continue,
+                _ => {
+                    let label = "exactly one of `equals`, `in`, `contains`";
+                    self.error(&at, format!("`{}` must be one test", at.path), label);
+                    continue;
+                }
+            };
+            claims.push(ClaimRule { claim: claim.to_owned(), test });
+        }
+        Demand {
+            issuers: raw.issuers.clone().unwrap_or_default(),
+            audiences: raw.audiences.clone().unwrap_or_default(),
+            scopes_all: all,
+            scopes_any: any,
+            claims,
+        }
+    }
+}
+
+/// A name made from a match: `GET,POST shop.example.com/cart`.
+fn name_of(hosts: &[String], path: &PathMatch, methods: &[Method]) -> String {
+    let (PathMatch::Prefix(path) | PathMatch::Pattern(path)) = path;
+    let methods: Vec<&str> = methods.iter().map(Method::as_str).collect();
+    let space = if methods.is_empty() { "" } else { " " };
+    format!("{}{space}{}{path}", methods.join(","), hosts.join(","))
+}
+
+/// Whether every request of `later` is one of `earlier` too, as far as can be told.
+fn covers(earlier: &Route, later: &Route) -> bool {
+    let host = |host: &String| {
+        earlier.hosts.iter().any(|pattern| match pattern.strip_prefix('*') {
+            Some(suffix) => host == pattern || host.ends_with(suffix),
+            None => host == pattern,
+        })
+    };
+    let hosts = earlier.hosts.is_empty() || (!later.hosts.is_empty() && later.hosts.iter().all(host));
+    let methods = earlier.methods.is_empty()
+        || (!later.methods.is_empty() && later.methods.iter().all(|method| earlier.methods.contains(method)));
+    hosts && methods && path::covers(&earlier.path, &later.path)
+}

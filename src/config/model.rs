@@ -1,0 +1,336 @@
+//! What a configuration is once it is checked: values that are right by construction.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{HeaderName, Method};
+use ipnet::IpNet;
+
+use crate::gate::Requirement;
+use crate::secret::Secret;
+use crate::token::Algorithm;
+
+/// A whole configuration, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Worker threads, each with its own listener sockets, upstream connections and caches.
+    pub workers: usize,
+    /// Where traffic comes in; at least one.
+    pub listeners: Vec<Listener>,
+    /// The control plane, when there is one.
+    pub admin: Option<Admin>,
+    /// Issuers whose tokens are honoured, in file order.
+    pub issuers: Vec<Issuer>,
+    /// Where tokens are looked for, and how large they may be.
+    pub token: TokenConfig,
+    /// Upstream groups, in file order.
+    pub upstreams: Vec<Upstream>,
+    /// Routes; the first match wins.
+    pub routes: Vec<Route>,
+    /// Which claims go upstream in which headers, unless a route says otherwise.
+    pub identity: Identity,
+    /// Gateway sessions, when there are any.
+    pub session: Option<Session>,
+    /// Where revocations survive.
+    pub revocation: RevocationConfig,
+    /// Peers whose forwarding headers are believed; empty by default.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Bounds on what clients may send and how long they may take.
+    pub limits: Limits,
+    /// What happens on SIGTERM.
+    pub shutdown: Shutdown,
+    /// Where access-log lines go.
+    pub access_log: LogTarget,
+}
+
+/// One traffic listener.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Where it listens; port 0 takes a free one.
+    pub address: SocketAddr,
+}
+
+/// Where the control plane listens.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Loopback, or any address when there are tokens.
+    pub address: AdminAddress,
+    /// Who may use it. A Unix socket with no tokens trusts whoever may open it.
+    pub tokens: Vec<AdminToken>,
+    /// Where audit lines go; appended to, one JSON object a line.
+    pub audit_log: LogTarget,
+}
+
+/// An admin listener's address.
+#[derive(Clone, Debug)]
+pub enum AdminAddress {
+    /// `127.0.0.1:9901`.
+    Tcp(SocketAddr),
+    /// `unix:/run/portcullis/admin.sock`, made with mode 0600.
+    Unix(PathBuf),
+}
+
+/// One admin credential.
+#[derive(Clone, Debug)]
+pub struct AdminToken {
+    /// The name in audit lines.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// The bearer secret, at least 32 bytes.
+    pub secret: Secret,
+}
+
+/// What an admin credential may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Reads.
+    Viewer,
+    /// Reads and changes.
+    Operator,
+}
+
+/// One issuer whose tokens are honoured.
+#[derive(Clone, Debug)]
+pub struct Issuer {
+    /// The config name, used in routes, the API and metrics.
+    pub name: String,
+    /// The `iss` value, compared byte by byte.
+    pub url: String,
+    /// Audiences, one of which `aud` must name; at least one.
+    pub audiences: Vec<String>,
+    /// Algorithms allowed; never empty, never HMAC beside the others.
+    pub algorithms: Vec<Algorithm>,
+    /// `typ` values allowed, compared ignoring case and an `application/` prefix; absent `typ` is
+    /// allowed iff the empty string is in the list.
+    pub types: Vec<String>,
+    /// Where its keys come from.
+    pub keys: KeySource,
+    /// Tolerance between its clock and ours.
+    pub clock_skew: Duration,
+    /// The longest `exp - iat` honoured; also how long a cutoff must be remembered.
+    pub max_lifetime: Duration,
+    /// Claims that must be there, beyond `exp` and `iat`, which always must.
+    pub require: Vec<String>,
+    /// Added to cutoffs that take the present as their moment, for an issuer whose clock runs ahead.
+    pub cutoff_margin: Duration,
+    /// The issuer states `auth_time`, and no token older than this since authentication is honoured.
+    pub max_authentication_age: Option<Duration>,
+    /// Put before `sub` in sessions opened with its tokens.
+    pub subject_prefix: String,
+}
+
+/// Where an issuer's keys come from; the text is read when the config is loaded.
+#[derive(Clone, Debug)]
+pub enum KeySource {
+    /// `secret`: one HMAC key.
+    Secret(Secret),
+    /// `public_key_file`: a PEM public key or certificate.
+    PublicKey {
+        /// The file, for messages.
+        path: PathBuf,
+        /// Its text.
+        pem: String,
+    },
+    /// `jwks_file`: an RFC 7517 key set.
+    Jwks {
+        /// The file, for messages.
+        path: PathBuf,
+        /// Its text.
+        json: String,
+    },
+}
+
+/// Where tokens are looked for.
+#[derive(Clone, Debug)]
+pub struct TokenConfig {
+    /// Places, in order; at most one may hold a token.
+    pub from: Vec<TokenPlace>,
+    /// The longest token looked at, in bytes.
+    pub max_bytes: usize,
+    /// The realm of challenges (RFC 6750 §3).
+    pub realm: String,
+    /// Bytes of verified tokens that each worker remembers.
+    pub cache_bytes: u64,
+}
+
+/// One place a token may be in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenPlace {
+    /// `Authorization: Bearer …`, or another header whose whole value is the token.
+    Header(HeaderName),
+    /// A cookie of this name.
+    Cookie(String),
+}
+
+/// A group of servers that do the same work.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// The config name.
+    pub name: String,
+    /// At least one `http://host:port`.
+    pub servers: Vec<Server>,
+    /// How long a connection may take to be made.
+    pub connect_timeout: Duration,
+    /// How long the response head may take once the request is sent, and how long a silence within
+    /// the response body may be.
+    pub response_timeout: Duration,
+    /// How long an idle connection is kept.
+    pub idle_timeout: Duration,
+    /// Idle connections kept per worker and server.
+    pub max_idle: usize,
+}
+
+/// One server of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Host name or address, without brackets.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+/// One route.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// The metric label and log name.
+    pub name: String,
+    /// Hosts it answers for, lower case, without port; `*.example.com` covers one or more labels.
+    /// Empty: any.
+    pub hosts: Vec<String>,
+    /// Which paths it covers.
+    pub path: PathMatch,
+    /// Which methods; empty: any.
+    pub methods: Vec<Method>,
+    /// Index into [`Config::upstreams`].
+    pub upstream: usize,
+    /// What it demands.
+    pub auth: Requirement,
+    /// Whether the upstream may open sessions with `X-Session-Grant`.
+    pub login: bool,
+    /// Whether the token itself goes upstream.
+    pub forward_token: bool,
+    /// Which claims go upstream in which headers.
+    pub identity: Identity,
+    /// Whether the client's own `Host` goes upstream (the default), or the server's.
+    pub preserve_host: bool,
+    /// The largest request body, in bytes; `None`: unbounded.
+    pub max_body: Option<u64>,
+    /// From the request head to the end of the response; `None`: unbounded.
+    pub timeout: Option<Duration>,
+}
+
+/// Which paths a route covers, judged on the normalised path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathMatch {
+    /// `path`: whole segments; `/admin/` covers `/admin` and everything below.
+    Prefix(String),
+    /// `pattern`: `{name}` is one segment, a last `{*name}` the rest.
+    Pattern(String),
+}
+
+/// Which claims go upstream in which headers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Pairs of header and claim, in order. Claim names may be dotted to reach into objects only when
+    /// no top-level claim has the whole name.
+    pub headers: Vec<(HeaderName, String)>,
+}
+
+/// Gateway sessions.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// The `iss` of minted tokens.
+    pub issuer: String,
+    /// The `aud` of minted tokens.
+    pub audience: String,
+    /// Where the signing keys are; made on first start.
+    pub keys_dir: PathBuf,
+    /// What new keys sign with.
+    pub algorithm: Algorithm,
+    /// How long a token lives, and so a session unused.
+    pub idle_timeout: Duration,
+    /// How long a session lives at most.
+    pub absolute_timeout: Duration,
+    /// Share of a token's life, in per mille, after which a request gets a new one.
+    pub reissue_after_permille: u32,
+    /// Requests after which a token is renewed, whatever its age.
+    pub reissue_every: Option<u32>,
+    /// Indexes into [`Config::issuers`] whose tokens open sessions.
+    pub exchange: Vec<usize>,
+    /// Put before `sub` of a grant.
+    pub grant_subject_prefix: String,
+    /// How a new session's token is handed out.
+    pub delivery: Delivery,
+    /// The cookie's name, `__Host-` included.
+    pub cookie: String,
+}
+
+/// How a new session's token is handed out; a slid one goes back the way the old one came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// `X-Session-Token` and `X-Session-Expires`.
+    Header,
+    /// `Set-Cookie`.
+    Cookie,
+}
+
+/// Where revocations survive.
+#[derive(Clone, Debug)]
+pub struct RevocationConfig {
+    /// The store.
+    pub store: StoreConfig,
+    /// How often forgotten entries are swept out.
+    pub sweep_interval: Duration,
+    /// Entries the map may hold; at the bound new ones are refused with 503, never dropped.
+    pub max_entries: usize,
+}
+
+/// Which store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreConfig {
+    /// SQLite, one file under this folder.
+    Sqlite(PathBuf),
+    /// Nothing survives; the log says so at start.
+    Memory,
+}
+
+/// Bounds on what clients may send and how long they may take.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of a request head.
+    pub header_bytes: usize,
+    /// Fields of a request head.
+    pub header_count: usize,
+    /// Bytes of a request target.
+    pub uri_bytes: usize,
+    /// How long a request head may take, and how long a connection may stay idle between requests.
+    pub header_timeout: Duration,
+    /// How long a silence within a request body may be.
+    pub body_timeout: Duration,
+    /// How long a client may take to read any part of an answer.
+    pub write_timeout: Duration,
+    /// Open client connections of each worker; at the bound no more are accepted.
+    pub connections_per_worker: usize,
+}
+
+/// What happens on SIGTERM.
+#[derive(Clone, Copy, Debug)]
+pub struct Shutdown {
+    /// How long `/readyz` says 503 before the listeners close.
+    pub drain_delay: Duration,
+    /// How long running requests may take after that.
+    pub drain_timeout: Duration,
+}
+
+/// Where log lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    /// Nowhere.
+    Off,
+    /// Standard output.
+    Stdout,
+    /// A file, appended to.
+    File(PathBuf),
+}

@@ -1,0 +1,686 @@
+//! The file as it is written: what the JSON Schema is made from, and what YAML is read into.
+//!
+//! Nothing here has a meaning yet. Every field is optional, because a file with a problem is still
+//! read to the end, so that all its problems are found at once. What is required (a field whose schema
+//! is made `with` a type that is not optional) and what is the `default` is said in the schema, once,
+//! and [`super::check`] sees to both.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer};
+
+use crate::token::Algorithm;
+
+/// Configuration of the Portcullis gateway. Paths are relative to the folder of this file.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "Portcullis configuration")]
+pub(super) struct Root {
+    /// Worker threads, each with its own listener sockets, upstream connections and caches; `auto`: one a CPU.
+    #[schemars(extend("default" = "auto"))]
+    pub(super) workers: Option<Workers>,
+    /// Where traffic comes in.
+    #[schemars(with = "Vec<Listener>", length(min = 1))]
+    pub(super) listeners: Option<Vec<Listener>>,
+    /// The control plane: API, metrics, health. Absent: there is none.
+    pub(super) admin: Option<Admin>,
+    /// Issuers whose tokens are honoured, by a name used in routes, the API and metrics.
+    #[schemars(extend("default" = {}))]
+    pub(super) issuers: Option<BTreeMap<String, Issuer>>,
+    /// Where tokens are looked for, and how large they may be.
+    #[schemars(extend("default" = {}))]
+    pub(super) token: Option<Token>,
+    /// Groups of servers that do the same work, by name.
+    #[schemars(with = "BTreeMap<String, Upstream>", extend("minProperties" = 1))]
+    pub(super) upstreams: Option<BTreeMap<String, Upstream>>,
+    /// Routes; the first match wins.
+    #[schemars(with = "Vec<Route>", length(min = 1))]
+    pub(super) routes: Option<Vec<Route>>,
+    /// Which claims go upstream in which headers, for routes that do not say otherwise.
+    #[schemars(extend("default" = {}))]
+    pub(super) claims_to_headers: Option<Identity>,
+    /// Gateway sessions. Absent: tokens of the issuers are checked and nothing is minted.
+    pub(super) session: Option<Session>,
+    /// Where revocations survive.
+    #[schemars(extend("default" = {}))]
+    pub(super) revocation: Option<Revocation>,
+    /// Peers (addresses or networks) whose forwarding headers are believed.
+    #[schemars(extend("default" = []))]
+    pub(super) trusted_proxies: Option<Vec<String>>,
+    /// Bounds on what clients may send and how long they may take.
+    #[schemars(extend("default" = {}))]
+    pub(super) limits: Option<Limits>,
+    /// What happens on SIGTERM.
+    #[schemars(extend("default" = {}))]
+    pub(super) shutdown: Option<Shutdown>,
+    /// Where access-log lines go.
+    #[schemars(extend("default" = "stdout"))]
+    pub(super) access_log: Option<Either<LogWord, LogFile>>,
+}
+
+/// One traffic listener.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Listener {
+    /// Address and port; port 0 takes a free one.
+    #[schemars(with = "String", extend("examples" = ["0.0.0.0:8080", "[::]:8080"]))]
+    pub(super) address: Option<String>,
+}
+
+/// The control plane.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Admin {
+    /// Address and port, or `unix:` and a path.
+    #[schemars(extend("default" = "127.0.0.1:9901", "examples" = ["unix:/run/portcullis/admin.sock"]))]
+    pub(super) address: Option<String>,
+    /// Who may use it. May be empty on a Unix socket only, which then trusts whoever may open it.
+    #[schemars(extend("default" = []))]
+    pub(super) tokens: Option<Vec<AdminToken>>,
+    /// Where audit lines go.
+    #[schemars(extend("default" = "stdout"))]
+    pub(super) audit_log: Option<Either<LogWord, LogFile>>,
+}
+
+/// One admin credential.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AdminToken {
+    /// The name in audit lines.
+    #[schemars(with = "String", length(min = 1))]
+    pub(super) name: Option<String>,
+    /// What it may do.
+    #[schemars(with = "Role")]
+    pub(super) role: Option<Role>,
+    /// The bearer secret.
+    #[schemars(with = "Secret")]
+    pub(super) secret: Option<Secret>,
+}
+
+/// What an admin credential may do: read, or read and change.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Role {
+    Viewer,
+    Operator,
+}
+
+/// Where a secret of at least 32 bytes is: exactly one of the two. It is never in this file.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Secret {
+    /// A file; one line end at its end does not count.
+    pub(super) file: Option<String>,
+    /// An environment variable.
+    pub(super) env: Option<String>,
+}
+
+/// One issuer.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Issuer {
+    /// The `iss` of its tokens, compared byte by byte.
+    #[schemars(with = "String", length(min = 1))]
+    pub(super) issuer: Option<String>,
+    /// Audiences, one of which `aud` must name.
+    #[schemars(with = "Vec<String>", length(min = 1), inner(length(min = 1)))]
+    pub(super) audiences: Option<Vec<String>>,
+    /// Algorithms allowed. HS* cannot stand beside the others.
+    #[schemars(with = "Vec<AlgorithmName>", length(min = 1))]
+    pub(super) algorithms: Option<Vec<AlgorithmName>>,
+    /// `typ` values allowed, ignoring case and `application/`; the empty text allows tokens without `typ`.
+    #[schemars(length(min = 1), extend("default" = ["JWT", "at+jwt", ""]))]
+    pub(super) types: Option<Vec<String>>,
+    /// Where its keys come from.
+    #[schemars(with = "Keys")]
+    pub(super) keys: Option<Keys>,
+    /// Tolerance between its clock and ours; at most 5m.
+    #[schemars(extend("default" = "5s"))]
+    pub(super) clock_skew: Option<Duration>,
+    /// The longest `exp - iat` honoured; also how long a cutoff must be remembered.
+    #[schemars(extend("default" = "24h"))]
+    pub(super) max_lifetime: Option<Duration>,
+    /// Claims that must be there; `exp` and `iat` always must.
+    #[schemars(inner(length(min = 1)), extend("default" = ["exp", "iat", "sub"]))]
+    pub(super) require: Option<Vec<String>>,
+    /// Added to cutoffs that take the present as their moment, for an issuer whose clock runs ahead.
+    #[schemars(extend("default" = "0s"))]
+    pub(super) cutoff_margin: Option<Duration>,
+    /// The issuer states `auth_time`, and no token older than this since authentication is honoured; or `none`.
+    #[schemars(extend("default" = "none"))]
+    pub(super) max_authentication_age: Option<Duration>,
+}
+
+/// A signature algorithm (RFC 7518 §3.1, RFC 8037).
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+pub(super) struct AlgorithmName(pub(super) String);
+
+impl JsonSchema for AlgorithmName {
+    fn schema_name() -> Cow<'static, str> {
+        "Algorithm".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let names = Algorithm::ALL.map(Algorithm::name);
+        json_schema!({
+            "description": "A signature algorithm (RFC 7518 §3.1, RFC 8037).",
+            "type": "string",
+            "enum": names
+        })
+    }
+}
+
+/// Where an issuer's keys come from: exactly one of these.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Keys {
+    /// One HMAC key, for HS256 (32 bytes), HS384 (48) or HS512 (64).
+    pub(super) secret: Option<Secret>,
+    /// A PEM public key or certificate.
+    #[schemars(length(min = 1))]
+    pub(super) public_key_file: Option<String>,
+    /// An RFC 7517 key set.
+    #[schemars(length(min = 1))]
+    pub(super) jwks_file: Option<String>,
+}
+
+/// Where tokens are looked for.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Token {
+    /// Places, in order; a request may have a token in one of them only.
+    #[schemars(length(min = 1), extend("default" = [{ "header": "Authorization" }]))]
+    pub(super) from: Option<Vec<TokenPlace>>,
+    /// The longest token looked at.
+    #[schemars(extend("default" = "8KiB"))]
+    pub(super) max_bytes: Option<Size>,
+    /// The realm of challenges (RFC 6750 §3).
+    #[schemars(extend("default" = "portcullis"))]
+    pub(super) realm: Option<String>,
+    /// What each worker spends on remembering verified tokens.
+    #[schemars(extend("default" = "16MiB"))]
+    pub(super) cache: Option<Size>,
+}
+
+/// One place a token may be in: exactly one of the two.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TokenPlace {
+    /// A header: `Authorization: Bearer …`, or another one whose whole value is the token.
+    #[schemars(length(min = 1))]
+    pub(super) header: Option<String>,
+    /// A cookie.
+    #[schemars(length(min = 1))]
+    pub(super) cookie: Option<String>,
+}
+
+/// A group of servers that do the same work.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Upstream {
+    /// `http://host:port` of each; the one with the fewest running requests is chosen.
+    #[schemars(with = "Vec<String>", length(min = 1), inner(length(min = 1)))]
+    pub(super) servers: Option<Vec<String>>,
+    /// How long a connection may take to be made.
+    #[schemars(extend("default" = "5s"))]
+    pub(super) connect_timeout: Option<Duration>,
+    /// How long the response head may take, and how long a silence within the response body may be.
+    #[schemars(extend("default" = "60s"))]
+    pub(super) response_timeout: Option<Duration>,
+    /// How long an idle connection is kept.
+    #[schemars(extend("default" = "30s"))]
+    pub(super) idle_timeout: Option<Duration>,
+    /// Idle connections kept per worker and server.
+    #[schemars(range(max = 65535), extend("default" = 64))]
+    pub(super) max_idle: Option<u64>,
+}
+
+/// One route.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Route {
+    /// The metric label and log name. Absent: made from the match.
+    #[schemars(length(min = 1))]
+    pub(super) name: Option<String>,
+    /// Which requests it covers.
+    #[schemars(with = "Match")]
+    pub(super) r#match: Option<Match>,
+    /// Where they go: the name of an upstream.
+    #[schemars(with = "String")]
+    pub(super) upstream: Option<String>,
+    /// What it demands: `none` makes the route public, `required` is any honoured token.
+    #[schemars(extend("default" = "required"))]
+    pub(super) auth: Option<Either<AuthWord, Demand>>,
+    /// Whether the upstream may open sessions with `X-Session-Grant`.
+    #[schemars(extend("default" = false))]
+    pub(super) login: Option<bool>,
+    /// Whether the token itself goes upstream.
+    #[schemars(extend("default" = false))]
+    pub(super) forward_token: Option<bool>,
+    /// Which claims go upstream in which headers. Absent: as said at the top level.
+    pub(super) claims_to_headers: Option<Identity>,
+    /// Whether the client's own `Host` goes upstream, or the server's.
+    #[schemars(extend("default" = true))]
+    pub(super) preserve_host: Option<bool>,
+    /// The largest request body, or `none`.
+    #[schemars(extend("default" = "none"))]
+    pub(super) max_body: Option<Size>,
+    /// From the request head to the end of the response, or `none`.
+    #[schemars(extend("default" = "none"))]
+    pub(super) timeout: Option<Duration>,
+}
+
+/// Which requests a route covers; what is left out is not looked at.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Match {
+    /// One host, without port; `*.example.com` covers one or more labels.
+    #[schemars(length(min = 1))]
+    pub(super) host: Option<String>,
+    /// Several hosts.
+    #[schemars(length(min = 1), inner(length(min = 1)))]
+    pub(super) hosts: Option<Vec<String>>,
+    /// A prefix of whole segments: `/admin/` covers `/admin` and everything below.
+    #[schemars(length(min = 1))]
+    pub(super) path: Option<String>,
+    /// A whole path: `{name}` is one segment, a last `{*name}` the rest.
+    #[schemars(length(min = 1))]
+    pub(super) pattern: Option<String>,
+    /// Methods. Absent: any.
+    #[schemars(length(min = 1), inner(length(min = 1)))]
+    pub(super) methods: Option<Vec<String>>,
+}
+
+/// `none`: the route is public. `required`: any honoured token.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum AuthWord {
+    None,
+    Required,
+}
+
+/// What a token must have beyond being honoured.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Demand {
+    /// Issuers it must come from, one of these; `session` is the gateway itself. Empty: any.
+    #[schemars(extend("default" = []))]
+    pub(super) issuers: Option<Vec<String>>,
+    /// Audiences, one of which it must be for. Empty: any that its issuer accepts.
+    #[schemars(inner(length(min = 1)), extend("default" = []))]
+    pub(super) audiences: Option<Vec<String>>,
+    /// Scopes it must have.
+    #[schemars(extend("default" = {}))]
+    pub(super) scopes: Option<Scopes>,
+    /// Claims it must have, by name.
+    #[schemars(extend("default" = {}))]
+    pub(super) claims: Option<BTreeMap<String, ClaimTest>>,
+}
+
+/// Scopes a token must have.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Scopes {
+    /// All of these.
+    #[schemars(inner(length(min = 1)), extend("default" = []))]
+    pub(super) all: Option<Vec<String>>,
+    /// At least one of these, unless there are none.
+    #[schemars(inner(length(min = 1)), extend("default" = []))]
+    pub(super) any: Option<Vec<String>>,
+}
+
+/// What a claim must be: exactly one of these. Types count: `1` is not `"1"`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ClaimTest {
+    /// This value.
+    pub(super) equals: Option<serde_json::Value>,
+    /// One of these values.
+    #[schemars(length(min = 1))]
+    pub(super) r#in: Option<Vec<serde_json::Value>>,
+    /// An array that has this value as a member.
+    pub(super) contains: Option<serde_json::Value>,
+}
+
+/// Which claims go upstream in which headers. A claim that is missing means no header.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Identity {
+    /// A set of headers that upstreams may know already.
+    #[schemars(extend("default" = "default"))]
+    pub(super) preset: Option<Preset>,
+    /// More headers, each with the claim it shows; one that the preset has too replaces that.
+    #[schemars(extend("default" = {}))]
+    pub(super) headers: Option<BTreeMap<String, String>>,
+}
+
+/// A set of identity headers; `none` has no headers.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Preset {
+    None,
+    Default,
+    Oauth2Proxy,
+    Authelia,
+    Kong,
+    Envoy,
+}
+
+/// Gateway sessions: the gateway is an issuer of its own, named `session`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Session {
+    /// The `iss` of minted tokens.
+    #[schemars(with = "String", length(min = 1))]
+    pub(super) issuer: Option<String>,
+    /// The `aud` of minted tokens.
+    #[schemars(with = "String", length(min = 1))]
+    pub(super) audience: Option<String>,
+    /// The signing keys.
+    #[schemars(extend("default" = {}))]
+    pub(super) keys: Option<SessionKeys>,
+    /// How long a token lives, and so a session unused.
+    #[schemars(extend("default" = "15m"))]
+    pub(super) idle_timeout: Option<Duration>,
+    /// How long a session lives at most.
+    #[schemars(extend("default" = "12h"))]
+    pub(super) absolute_timeout: Option<Duration>,
+    /// When a request gets a new token.
+    #[schemars(extend("default" = {}))]
+    pub(super) reissue: Option<Reissue>,
+    /// Issuers whose tokens open sessions.
+    #[schemars(extend("default" = []))]
+    pub(super) exchange: Option<Vec<Either<String, Exchange>>>,
+    /// Sessions that an upstream opens, on routes with `login: true`.
+    #[schemars(extend("default" = {}))]
+    pub(super) grants: Option<Grants>,
+    /// How a new session's token is handed out; a renewed one goes back the way the old one came.
+    #[schemars(extend("default" = "header"))]
+    pub(super) delivery: Option<Delivery>,
+    /// The session cookie.
+    #[schemars(extend("default" = {}))]
+    pub(super) cookie: Option<Cookie>,
+}
+
+/// The gateway's own signing keys.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SessionKeys {
+    /// The folder they are in; made on first start.
+    #[schemars(length(min = 1), extend("default" = "keys"))]
+    pub(super) dir: Option<String>,
+    /// What new keys sign with.
+    #[schemars(extend("default" = "ES256"))]
+    pub(super) algorithm: Option<AlgorithmName>,
+}
+
+/// When a request gets a new token.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Reissue {
+    /// Share of a token's life that must be gone, 1% to 99%.
+    #[schemars(extend("default" = "50%", "examples" = ["50%", "33.3%"]))]
+    pub(super) after: Option<String>,
+    /// Requests after which it is renewed whatever its age, or `none`.
+    #[schemars(extend("default" = "none"))]
+    pub(super) every: Option<Count>,
+}
+
+/// An issuer whose tokens open sessions.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Exchange {
+    /// Its name in `issuers`.
+    #[schemars(with = "String")]
+    pub(super) issuer: Option<String>,
+    /// Put before `sub`; needed, and different, when sessions have several sources.
+    #[schemars(extend("default" = ""))]
+    pub(super) subject_prefix: Option<String>,
+}
+
+/// Sessions that an upstream opens.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Grants {
+    /// Put before `sub`; needed, and different, when sessions have several sources.
+    #[schemars(extend("default" = ""))]
+    pub(super) subject_prefix: Option<String>,
+}
+
+/// `header`: `X-Session-Token` and `X-Session-Expires`. `cookie`: `Set-Cookie`.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Delivery {
+    Header,
+    Cookie,
+}
+
+/// The session cookie: always `HttpOnly; Secure; SameSite=Lax; Path=/`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Cookie {
+    /// Its name; the prefix `__Host-` keeps other hosts of the domain from setting it.
+    #[schemars(length(min = 1), extend("default" = "__Host-session"))]
+    pub(super) name: Option<String>,
+}
+
+/// Where revocations survive.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Revocation {
+    /// The store.
+    #[schemars(extend("default" = { "path": "data" }))]
+    pub(super) store: Option<Store>,
+    /// How often what has lapsed is swept out.
+    #[schemars(extend("default" = "60s"))]
+    pub(super) sweep_interval: Option<Duration>,
+    /// Revocations held at most; beyond it new ones are refused, never old ones dropped.
+    #[schemars(range(min = 1), extend("default" = 20_000_000))]
+    pub(super) max_entries: Option<u64>,
+}
+
+/// The store: exactly one of the two.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Store {
+    /// A folder for the database; made on first start.
+    #[schemars(length(min = 1))]
+    pub(super) path: Option<String>,
+    /// `true`: nothing survives the process.
+    pub(super) memory: Option<bool>,
+}
+
+/// Bounds on what clients may send and how long they may take.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Limits {
+    /// A request head.
+    #[schemars(extend("default" = "32KiB"))]
+    pub(super) header_bytes: Option<Size>,
+    /// Fields of a request head.
+    #[schemars(range(min = 8, max = 1000), extend("default" = 100))]
+    pub(super) header_count: Option<u64>,
+    /// A request target.
+    #[schemars(extend("default" = "8KiB"))]
+    pub(super) uri_bytes: Option<Size>,
+    /// How long a request head may take, and a connection may stay idle between requests.
+    #[schemars(extend("default" = "10s"))]
+    pub(super) header_timeout: Option<Duration>,
+    /// How long a silence within a request body may be.
+    #[schemars(extend("default" = "30s"))]
+    pub(super) body_timeout: Option<Duration>,
+    /// How long a client may take to read any part of an answer.
+    #[schemars(extend("default" = "30s"))]
+    pub(super) write_timeout: Option<Duration>,
+    /// Open client connections of each worker.
+    #[schemars(range(min = 1, max = 1_000_000), extend("default" = 10_000))]
+    pub(super) connections_per_worker: Option<u64>,
+}
+
+/// What happens on SIGTERM.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Shutdown {
+    /// How long `/readyz` says 503 before the listeners close.
+    #[schemars(extend("default" = "0s"))]
+    pub(super) drain_delay: Option<Duration>,
+    /// How long running requests may take after that.
+    #[schemars(extend("default" = "30s"))]
+    pub(super) drain_timeout: Option<Duration>,
+}
+
+/// `stdout`, or `off`.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum LogWord {
+    Stdout,
+    Off,
+}
+
+/// A file that lines are appended to.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LogFile {
+    /// The file; its folder must be there.
+    #[schemars(with = "String", length(min = 1))]
+    pub(super) file: Option<String>,
+}
+
+/// A time span with its units, such as `500ms`, `30s`, `15m` or `1h 30m`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(extend("examples" = ["30s", "15m", "1h 30m"]))]
+pub(super) struct Duration(pub(super) String);
+
+/// A size in bytes: a whole number, or one with a unit such as `8KiB`, `1MiB` or `100MB`.
+#[derive(Debug)]
+pub(super) enum Size {
+    Bytes(u64),
+    Text(String),
+}
+
+/// A number of worker threads, or `auto`.
+#[derive(Debug)]
+pub(super) enum Workers {
+    Count(u64),
+    Auto,
+}
+
+/// A number from 2 on, or `none`.
+#[derive(Debug)]
+pub(super) enum Count {
+    Of(u64),
+    None,
+}
+
+impl JsonSchema for Size {
+    fn schema_name() -> Cow<'static, str> {
+        "Size".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A size in bytes: a whole number, or one with a unit.",
+            "anyOf": [
+                { "type": "integer", "minimum": 0 },
+                { "type": "string", "examples": ["8KiB", "1MiB", "100MB"] }
+            ]
+        })
+    }
+}
+
+impl JsonSchema for Workers {
+    fn schema_name() -> Cow<'static, str> {
+        "Workers".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A number of worker threads, or `auto`.",
+            "anyOf": [{ "type": "string", "const": "auto" }, { "type": "integer", "minimum": 1, "maximum": 1024 }]
+        })
+    }
+}
+
+impl JsonSchema for Count {
+    fn schema_name() -> Cow<'static, str> {
+        "Count".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A number of requests, or `none`.",
+            "anyOf": [
+                { "type": "string", "const": "none" },
+                { "type": "integer", "minimum": 2, "maximum": 4_294_967_295_u64 }
+            ]
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(text) => Ok(Self::Text(text)),
+            value => u64::deserialize(value).map(Self::Bytes).map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Workers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(_) => Ok(Self::Auto),
+            value => u64::deserialize(value).map(Self::Count).map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(_) => Ok(Self::None),
+            value => u64::deserialize(value).map(Self::Of).map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+/// Text in a short form, or a mapping in the long form.
+#[derive(Debug)]
+pub(super) enum Either<Short, Long> {
+    Short(Short),
+    Long(Long),
+}
+
+impl<Short: JsonSchema, Long: JsonSchema> JsonSchema for Either<Short, Long> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("{}Or{}", Short::schema_name(), Long::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [generator.subschema_for::<Short>(), generator.subschema_for::<Long>()] })
+    }
+}
+
+impl<'de, Short, Long> Deserialize<'de> for Either<Short, Long>
+where
+    Short: for<'any> Deserialize<'any>,
+    Long: for<'any> Deserialize<'any>,
+{
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error;
+        let value = serde_json::Value::deserialize(deserializer)?;
+        if value.is_object() {
+            Long::deserialize(value).map(Self::Long).map_err(D::Error::custom)
+        } else {
+            Short::deserialize(value).map(Self::Short).map_err(D::Error::custom)
+        }
+    }
+}
