@@ -303,7 +303,9 @@ impl<'a> Check<'a> {
             (Some(Scalar::Integer(number)), _) if named("Duration") => {
                 format!("a bare number has no unit: write `{number}s`, `{number}ms`, …")
             }
-            (Some(Scalar::Integer(number) | Scalar::Float(number)), _) if is("string") && words_of(alternatives).is_empty() => {
+            (Some(Scalar::Integer(number) | Scalar::Float(number)), _)
+                if is("string") && words_of(alternatives).is_empty() =>
+            {
                 format!("a number where text is wanted: write \"{number}\"")
             }
             (Some(Scalar::Bool(value)), _) if is("string") && words_of(alternatives).is_empty() => {

@@ -124,9 +124,12 @@ mod tests {
         std::fs::write(folder.path().join("large"), vec![b'x'; 1 + (1 << 20)]).unwrap();
         std::fs::write(folder.path().join("good"), b"x").unwrap();
         let mut files = Files::new("", folder.path(), &|_| None);
-        for (name, wanted) in
-            [(".", "is not a file"), ("/dev/zero", "is not a file"), ("absent", "cannot read"), ("large", "larger than")]
-        {
+        for (name, wanted) in [
+            (".", "is not a file"),
+            ("/dev/zero", "is not a file"),
+            ("absent", "cannot read"),
+            ("large", "larger than"),
+        ] {
             let why = files.read(name).err().unwrap();
             assert!(why.contains(wanted), "{name}: {why}");
         }

@@ -28,12 +28,9 @@ pub(super) fn headers(preset: Preset) -> Vec<(HeaderName, String)> {
             ("x-auth-request-groups", "groups"),
             ("x-auth-request-preferred-username", "preferred_username"),
         ],
-        Preset::Authelia => &[
-            ("remote-user", "sub"),
-            ("remote-email", "email"),
-            ("remote-groups", "groups"),
-            ("remote-name", "name"),
-        ],
+        Preset::Authelia => {
+            &[("remote-user", "sub"), ("remote-email", "email"), ("remote-groups", "groups"), ("remote-name", "name")]
+        }
         Preset::Kong => &[
             ("x-consumer-custom-id", "sub"),
             ("x-consumer-username", "preferred_username"),
@@ -116,8 +113,7 @@ mod tests {
 
     #[test]
     fn no_preset_uses_a_taken_or_doubled_name() {
-        let all =
-            [Preset::None, Preset::Default, Preset::Oauth2Proxy, Preset::Authelia, Preset::Kong, Preset::Envoy];
+        let all = [Preset::None, Preset::Default, Preset::Oauth2Proxy, Preset::Authelia, Preset::Kong, Preset::Envoy];
         for preset in all {
             let list = headers(preset);
             for (index, (header, _)) in list.iter().enumerate() {

@@ -60,7 +60,10 @@ impl Problems {
         let message = format!("cannot read `{file}`: {why}");
         let rendered = format!("error: {message}");
         let file = file.to_owned();
-        Self { list: vec![Problem { severity: Severity::Error, message, file, line: 0, column: 0, rendered }], unseen: 0 }
+        Self {
+            list: vec![Problem { severity: Severity::Error, message, file, line: 0, column: 0, rendered }],
+            unseen: 0,
+        }
     }
 
     /// How many problems there are, also those beyond what is shown.
@@ -190,7 +193,9 @@ impl Finding {
         let mut snippet = Snippet::source(&text[start..end])
             .path(file)
             .line_start(text[..start].matches('\n').count() + 1)
-            .annotation(AnnotationKind::Primary.span(shift(&at)).label((!self.label.is_empty()).then_some(&*self.label)));
+            .annotation(
+                AnnotationKind::Primary.span(shift(&at)).label((!self.label.is_empty()).then_some(&*self.label)),
+            );
         if let Some((range, label)) = &also {
             snippet = snippet.annotation(AnnotationKind::Context.span(shift(range)).label(label));
         }
@@ -220,8 +225,7 @@ fn masked<'a>(text: &'a str, hidden: &[Range<usize>]) -> Cow<'a, str> {
     let mut text = Cow::Borrowed(text);
     for range in hidden {
         let range = within(&text, range.clone());
-        let stars: String =
-            text[range.clone()].bytes().map(|byte| if byte == b'\n' { '\n' } else { '*' }).collect();
+        let stars: String = text[range.clone()].bytes().map(|byte| if byte == b'\n' { '\n' } else { '*' }).collect();
         text.to_mut().replace_range(range, &stars);
     }
     text

@@ -13,7 +13,10 @@ fn folder() -> tempfile::TempDir {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     };
     for name in ["accounts", "ops", "dashboard"] {
-        write(&format!("secrets/{name}"), &format!("{name}: a secret that only this test knows, and long enough for HS512\n"));
+        write(
+            &format!("secrets/{name}"),
+            &format!("{name}: a secret that only this test knows, and long enough for HS512\n"),
+        );
     }
     write("accounts.pem", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n");
     write("partners.json", r#"{"keys": []}"#);

@@ -343,7 +343,9 @@ mod tests {
 
     #[test]
     fn broken_yaml_has_a_place() {
-        for (text, place) in [("a: [1, 2\n", "1:4 not valid YAML: unclosed"), ("a: 1\n b: 2\n", "2:"), ("a: 'x\n", "1:4 not valid YAML")] {
+        for (text, place) in
+            [("a: [1, 2\n", "1:4 not valid YAML: unclosed"), ("a: 1\n b: 2\n", "2:"), ("a: 'x\n", "1:4 not valid YAML")]
+        {
             let found = problems(text);
             assert!(found.len() == 1 && found[0].starts_with(place), "{text:?}: {found:?}");
         }

@@ -38,7 +38,9 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         "TiB" => 1 << 40,
         short @ ("k" | "K" | "M" | "G" | "T" | "m" | "g") => {
             let unit = short.to_uppercase();
-            return Err(format!("`{short}` is 1000 to some and 1024 to others: write `{number}{unit}iB` or `{number}{unit}B`"));
+            return Err(format!(
+                "`{short}` is 1000 to some and 1024 to others: write `{number}{unit}iB` or `{number}{unit}B`"
+            ));
         }
         _ => return Err(WRONG.to_owned()),
     };
@@ -50,9 +52,8 @@ pub(super) fn permille(text: &str) -> Result<u32, String> {
     const WRONG: &str = "write a share such as `50%` or `33.3%`";
     let number = text.strip_suffix('%').ok_or_else(|| WRONG.to_owned())?.trim_end();
     let (whole, tenth) = number.split_once('.').unwrap_or((number, "0"));
-    let digits = |part: &str, most: usize| {
-        (1..=most).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit())
-    };
+    let digits =
+        |part: &str, most: usize| (1..=most).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
     if !digits(whole, 3) || !digits(tenth, 1) {
         return Err(WRONG.to_owned());
     }
@@ -85,12 +86,18 @@ mod tests {
 
     #[test]
     fn sizes_say_which_thousand_they_mean() {
-        for (text, wanted) in [("512", 512), ("8KiB", 8192), ("1 MiB", 1 << 20), ("100MB", 100_000_000), ("2GiB", 2 << 30)] {
+        for (text, wanted) in
+            [("512", 512), ("8KiB", 8192), ("1 MiB", 1 << 20), ("100MB", 100_000_000), ("2GiB", 2 << 30)]
+        {
             assert_eq!(size(text), Ok(wanted), "{text}");
         }
-        for (text, wanted) in
-            [("8k", "`8KiB` or `8KB`"), ("KiB", "a unit"), ("", "a unit"), ("-1", "a unit"), ("99999999999TiB", "more than")]
-        {
+        for (text, wanted) in [
+            ("8k", "`8KiB` or `8KB`"),
+            ("KiB", "a unit"),
+            ("", "a unit"),
+            ("-1", "a unit"),
+            ("99999999999TiB", "more than"),
+        ] {
             let why = size(text).unwrap_err();
             assert!(why.contains(wanted), "{text}: {why}");
         }

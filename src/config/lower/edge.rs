@@ -73,9 +73,9 @@ impl Lower<'_, '_> {
                 } else {
                     "whoever can reach it could use it"
                 };
-                self.findings
-                    .error(at.span.clone(), "the control plane has no tokens", label)
-                    .help("add `tokens: [{ name: ops, role: operator, secret: { file: PATH } }]`, or listen on `unix:PATH`");
+                self.findings.error(at.span.clone(), "the control plane has no tokens", label).help(
+                    "add `tokens: [{ name: ops, role: operator, secret: { file: PATH } }]`, or listen on `unix:PATH`",
+                );
             }
             if listeners.iter().any(|listener| listener.address == *address && address.port() != 0) {
                 self.error(&at, "the control plane has the address of a traffic listener", "it needs one of its own");
@@ -109,7 +109,11 @@ impl Lower<'_, '_> {
             if !name.is_empty() {
                 self.name(name, "an admin token", &place.key("name"));
                 if tokens.iter().any(|earlier| earlier.name == name) {
-                    self.error(&place.key("name"), format!("two admin tokens are named `{name}`"), "names stand in audit lines");
+                    self.error(
+                        &place.key("name"),
+                        format!("two admin tokens are named `{name}`"),
+                        "names stand in audit lines",
+                    );
                 }
             }
             let Some(secret) = token.secret.as_ref().and_then(|secret| self.secret(secret, 32, &place.key("secret")))

@@ -8,12 +8,7 @@ use crate::config::preset::{folded, headers, is_taken};
 use crate::config::raw;
 
 impl Lower<'_, '_> {
-    pub(super) fn identity(
-        &mut self,
-        raw: Option<&raw::Identity>,
-        place: &Place<'_>,
-        token: &TokenConfig,
-    ) -> Identity {
+    pub(super) fn identity(&mut self, raw: Option<&raw::Identity>, place: &Place<'_>, token: &TokenConfig) -> Identity {
         let Some(raw) = raw else { return Identity::default() };
         let mut identity = Identity { headers: raw.preset.map(headers).unwrap_or_default() };
         let mut own: Vec<HeaderName> = Vec::new();
@@ -23,7 +18,11 @@ impl Lower<'_, '_> {
                 self.error(&place, format!("`{}` shows no claim", place.path), "the name of a claim is needed");
             }
             let Ok(header) = HeaderName::from_bytes(name.as_bytes()) else {
-                self.error(&place.at_key(), format!("`{}` is not a header name", name.escape_debug()), "letters, digits and `-`");
+                self.error(
+                    &place.at_key(),
+                    format!("`{}` is not a header name", name.escape_debug()),
+                    "letters, digits and `-`",
+                );
                 continue;
             };
             let same = |other: &HeaderName| folded(other.as_str()) == folded(header.as_str());

@@ -19,11 +19,7 @@ pub(super) const SESSION: &str = "session";
 
 impl Lower<'_, '_> {
     /// All issuers in file order.
-    pub(super) fn issuers(
-        &mut self,
-        raw: Option<&BTreeMap<String, raw::Issuer>>,
-        place: &Place<'_>,
-    ) -> Vec<Issuer> {
+    pub(super) fn issuers(&mut self, raw: Option<&BTreeMap<String, raw::Issuer>>, place: &Place<'_>) -> Vec<Issuer> {
         let mut issuers: Vec<Issuer> = Vec::new();
         for (name, place) in place.entries() {
             let Some(raw) = raw.and_then(|all| all.get(name)) else { continue };
@@ -57,8 +53,7 @@ impl Lower<'_, '_> {
         let at = place.key("cutoff_margin");
         let cutoff_margin = self.duration(raw.cutoff_margin.as_ref(), &at, Duration::ZERO..=SKEW_MAX);
         let at = place.key("max_authentication_age");
-        let max_authentication_age =
-            self.duration_or_none(raw.max_authentication_age.as_ref(), &at, SECOND..=DECADE);
+        let max_authentication_age = self.duration_or_none(raw.max_authentication_age.as_ref(), &at, SECOND..=DECADE);
         // `exp` and `iat` always must be there, so they need not be asked for.
         let mut require: Vec<String> = Vec::new();
         for claim in raw.require.iter().flatten() {
@@ -113,7 +108,11 @@ impl Lower<'_, '_> {
             (Some(secret), None, None) => {
                 let at = place.key("secret");
                 if hmac == Some(false) {
-                    self.error(&at.at_key(), "a secret cannot verify public-key signatures", "needs HS256, HS384 or HS512");
+                    self.error(
+                        &at.at_key(),
+                        "a secret cannot verify public-key signatures",
+                        "needs HS256, HS384 or HS512",
+                    );
                 }
                 let least = algorithms.iter().map(|algorithm| hash_bytes(*algorithm)).max().unwrap_or(32);
                 self.secret(secret, least, &at).map(KeySource::Secret)
@@ -125,7 +124,11 @@ impl Lower<'_, '_> {
                 if pem.contains("PRIVATE KEY-----") {
                     self.error(&at, "the file holds a private key", "the gateway needs the public one only");
                 } else if !pem.contains("-----BEGIN ") {
-                    self.error(&at, "the file holds no PEM block", "`-----BEGIN PUBLIC KEY-----` or a certificate is needed");
+                    self.error(
+                        &at,
+                        "the file holds no PEM block",
+                        "`-----BEGIN PUBLIC KEY-----` or a certificate is needed",
+                    );
                 }
                 Some(KeySource::PublicKey { path: self.files.path(file), pem })
             }

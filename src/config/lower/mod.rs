@@ -52,10 +52,8 @@ pub(super) fn lower(raw: &raw::Root, root: &Node, findings: &mut Findings, files
         &names,
         &route::Defaults { identity: &identity, token: &token },
     );
-    let session = raw
-        .session
-        .as_ref()
-        .map(|session| lower.session(session, &top.key("session"), &mut issuers, &routes, &token));
+    let session =
+        raw.session.as_ref().map(|session| lower.session(session, &top.key("session"), &mut issuers, &routes, &token));
     let revocation = lower.revocation(raw.revocation.as_ref(), &top.key("revocation"));
     let trusted_proxies = lower.trusted_proxies(raw.trusted_proxies.as_deref(), &top.key("trusted_proxies"));
     let shutdown = lower.shutdown(raw.shutdown.as_ref(), &top.key("shutdown"));
@@ -136,7 +134,11 @@ impl Lower<'_, '_> {
         match size {
             Err(why) => self.error(place, format!("`{}` is not a size", place.path), why),
             Ok(size) if size < *bounds.start() => {
-                self.error(place, format!("`{}` is too small", place.path), format!("at least {} bytes", bounds.start()));
+                self.error(
+                    place,
+                    format!("`{}` is too small", place.path),
+                    format!("at least {} bytes", bounds.start()),
+                );
             }
             Ok(size) if size > *bounds.end() => {
                 self.error(place, format!("`{}` is too large", place.path), format!("at most {} bytes", bounds.end()));

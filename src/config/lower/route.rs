@@ -83,9 +83,7 @@ impl Lower<'_, '_> {
         let auth = match &raw.auth {
             Some(raw::Either::Short(raw::AuthWord::None)) => Requirement::Public,
             Some(raw::Either::Short(raw::AuthWord::Required)) | None => Requirement::Token(Demand::default()),
-            Some(raw::Either::Long(demand)) => {
-                Requirement::Token(self.demand(demand, &place.key("auth"), names))
-            }
+            Some(raw::Either::Long(demand)) => Requirement::Token(self.demand(demand, &place.key("auth"), names)),
         };
         if let Requirement::Token(_) = auth
             && names.issuers.is_empty()
@@ -123,11 +121,7 @@ impl Lower<'_, '_> {
         }
     }
 
-    fn request_match(
-        &mut self,
-        raw: Option<&raw::Match>,
-        place: &Place<'_>,
-    ) -> (Vec<String>, PathMatch, Vec<Method>) {
+    fn request_match(&mut self, raw: Option<&raw::Match>, place: &Place<'_>) -> (Vec<String>, PathMatch, Vec<Method>) {
         let everything = PathMatch::Prefix("/".to_owned());
         let Some(raw) = raw else { return (Vec::new(), everything, Vec::new()) };
         let mut hosts = Vec::new();

@@ -62,8 +62,7 @@ impl Lower<'_, '_> {
     fn session_life(&mut self, raw: &raw::Session, place: &Place<'_>) -> (Duration, Duration) {
         let at = place.key("idle_timeout");
         let idle = self.duration(raw.idle_timeout.as_ref(), &at, SECOND..=DECADE);
-        let absolute =
-            self.duration(raw.absolute_timeout.as_ref(), &place.key("absolute_timeout"), SECOND..=DECADE);
+        let absolute = self.duration(raw.absolute_timeout.as_ref(), &place.key("absolute_timeout"), SECOND..=DECADE);
         if !absolute.is_zero() && idle > absolute {
             let label = "no token outlives its session: at most `absolute_timeout`";
             self.error(&at, format!("`{}` is longer than `absolute_timeout`", at.path), label);
