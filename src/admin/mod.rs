@@ -1,5 +1,121 @@
-//! The control plane: who may do what, and the audit line of what was done.
+//! The control plane: revocations, questions about decisions, status, keys and reload, on a listener of
+//! its own.
+//!
+//! `/metrics`, `/healthz` and `/readyz` are open to whoever reaches the listener. Everything else, also
+//! what does not exist, needs an admin token; or none on a Unix socket without tokens, where the file's
+//! mode says who may. Every change, and every change refused, is one audit line.
+
+mod auth;
+mod body;
 mod gateway;
+mod health;
+mod listener;
+mod operations;
+mod patience;
 mod problem;
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::routing::{get, post};
+use http::StatusCode;
+use tokio::sync::Semaphore;
+
+use crate::config::AdminToken;
+use crate::telemetry::{Audit, AuditEvent, Metrics};
+use crate::time::{Clock, Timestamp};
+
 pub use gateway::{Explanation, Gateway, KeyInfo, Pending, Question, ReloadError, Reloaded, RotateError, Status, Step};
+pub use listener::{Listener, serve};
+
+/// Subscribers of `/v1/revocations:watch` at once.
+const WATCHERS: usize = 32;
+
+/// Everything the admin API works on. Clones share it.
+#[derive(Clone)]
+pub struct Api(Arc<Shared>);
+
+struct Shared {
+    gateway: Arc<dyn Gateway>,
+    metrics: Arc<Metrics>,
+    audit: Arc<Audit>,
+    tokens: ArcSwap<Vec<AdminToken>>,
+    clock: Clock,
+    watchers: Arc<Semaphore>,
+    unknown_callers: auth::Unknown,
+}
+
+impl Api {
+    /// The API over a gateway.
+    #[must_use]
+    pub fn new(
+        gateway: Arc<dyn Gateway>,
+        metrics: Arc<Metrics>,
+        audit: Arc<Audit>,
+        tokens: Vec<AdminToken>,
+        clock: Clock,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            gateway,
+            metrics,
+            audit,
+            tokens: ArcSwap::from_pointee(tokens),
+            clock,
+            watchers: Arc::new(Semaphore::new(WATCHERS)),
+            unknown_callers: auth::Unknown::default(),
+        }))
+    }
+
+    /// Takes up the credentials of a reloaded configuration.
+    pub fn set_tokens(&self, tokens: Vec<AdminToken>) {
+        self.0.tokens.store(Arc::new(tokens));
+    }
+
+    /// The routes, without a listener.
+    fn router(&self) -> Router {
+        let open = Router::new()
+            .route("/metrics", get(health::metrics))
+            .route("/healthz", get(health::healthz))
+            .route("/readyz", get(health::readyz));
+        let guarded = Router::new()
+            .route("/v1/explain", post(operations::explain))
+            .route("/v1/status", get(operations::status))
+            .route("/v1/config", get(operations::config))
+            .route("/v1/reload", post(operations::reload))
+            .route("/v1/keys", get(operations::keys))
+            .route("/v1/keys:rotate", post(operations::rotate_key))
+            .fallback(not_found)
+            .method_not_allowed_fallback(method_not_allowed)
+            .layer(axum::middleware::from_fn_with_state(self.clone(), auth::guard));
+        open.method_not_allowed_fallback(method_not_allowed).merge(guarded).with_state(self.clone())
+    }
+
+    fn tokens(&self) -> Arc<Vec<AdminToken>> {
+        self.0.tokens.load_full()
+    }
+
+    fn unknown_callers(&self) -> &auth::Unknown {
+        &self.0.unknown_callers
+    }
+
+    fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+
+    /// A change that is done is not undone because it cannot be written down: a revocation stays in force.
+    async fn write_audit(&self, events: Vec<AuditEvent>) {
+        if let Err(error) = self.0.audit.record_all(events).await {
+            self.0.metrics.audit_errors.inc();
+            tracing::error!(error = &error as &dyn std::error::Error, "a change has no audit line");
+        }
+    }
+}
+
+async fn not_found() -> problem::Problem {
+    problem::Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
+}
+
+async fn method_not_allowed() -> problem::Problem {
+    problem::Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path has other methods")
+}

@@ -4,6 +4,8 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
 
+use super::auth::Refused;
+
 /// An answer that is not what was asked for.
 #[derive(Clone, Debug)]
 pub(super) struct Problem {
@@ -49,6 +51,7 @@ impl IntoResponse for Problem {
             members.extend(self.more);
         }
         let mut response = (self.status, document.to_string()).into_response();
+        response.extensions_mut().insert(Refused(self.reason));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -86,7 +86,7 @@ pub enum AuditError {
 }
 
 struct Job {
-    event: AuditEvent,
+    events: Vec<AuditEvent>,
     reply: oneshot::Sender<Result<(), AuditError>>,
 }
 
@@ -127,9 +127,18 @@ impl Audit {
     ///
     /// When the line cannot be written; it may be there in part, and the chain goes on without it.
     pub async fn record(&self, event: AuditEvent) -> Result<(), AuditError> {
+        self.record_all(vec![event]).await
+    }
+
+    /// Writes a line for each event, in order, and waits until all are durable.
+    ///
+    /// # Errors
+    ///
+    /// As [`record`](Self::record).
+    pub async fn record_all(&self, events: Vec<AuditEvent>) -> Result<(), AuditError> {
         let Some(queue) = &self.queue else { return Ok(()) };
         let (reply, answer) = oneshot::channel();
-        queue.try_send(Job { event, reply }).map_err(|_| AuditError::Unavailable)?;
+        queue.try_send(Job { events, reply }).map_err(|_| AuditError::Unavailable)?;
         answer.await.map_err(|_| AuditError::Unavailable)?
     }
 
@@ -234,15 +243,26 @@ struct Writer {
 }
 
 impl Writer {
+    fn lines(&self, chain: &Chain, events: &[AuditEvent]) -> serde_json::Result<(Vec<u8>, Chain)> {
+        let mut lines = Vec::new();
+        let mut chain = chain.clone();
+        for event in events {
+            let (line, end) = chain.extend(event, self.clock.now())?;
+            lines.extend_from_slice(&line);
+            chain = end;
+        }
+        Ok((lines, chain))
+    }
+
     fn run(mut self, jobs: &Receiver<Job>) {
         while let Ok(first) = jobs.recv() {
             let mut chain = self.chain.clone();
             let mut lines = Vec::new();
             let mut replies = Vec::new();
-            for Job { event, reply } in std::iter::once(first).chain(jobs.try_iter().take(QUEUE)) {
-                match chain.extend(&event, self.clock.now()) {
-                    Ok((line, end)) => {
-                        lines.extend_from_slice(&line);
+            for Job { events, reply } in std::iter::once(first).chain(jobs.try_iter().take(QUEUE)) {
+                match self.lines(&chain, &events) {
+                    Ok((text, end)) => {
+                        lines.extend_from_slice(&text);
                         chain = end;
                         replies.push(reply);
                     }

@@ -1,0 +1,190 @@
+//! What can be said on the command line. Tokens and secrets cannot: other users see arguments.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::client::Address;
+use super::token::TokenArgs;
+use crate::revocation::{Reason, RecordId, TargetKind};
+use crate::time::Timestamp;
+
+/// A reverse proxy that makes JWT sessions revocable before they expire
+#[derive(Debug, Parser)]
+#[command(name = "portcullis", version, disable_help_subcommand = true)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run the gateway
+    Run {
+        /// The configuration file
+        #[arg(long, value_name = "FILE", env = "PORTCULLIS_CONFIG", default_value = "/etc/portcullis/portcullis.yaml")]
+        config: PathBuf,
+        /// Start although the store or the session keys were lost, and begin anew
+        #[arg(long)]
+        accept_loss: bool,
+    },
+    /// Check a configuration file: exit 0, or 78 with every problem
+    Check {
+        /// The configuration file
+        file: PathBuf,
+    },
+    /// Run a gateway, an upstream and an issuer on free ports, and show what to try
+    Demo {
+        /// Try it all and check the answers
+        #[arg(long)]
+        script: bool,
+    },
+    /// Ask what the gateway would decide about a request, and why
+    Explain {
+        #[command(flatten)]
+        admin: AdminArgs,
+        #[command(flatten)]
+        explain: ExplainArgs,
+    },
+    /// Revoke a token, session, subject, client, key, issuer or everything
+    Revoke {
+        #[command(flatten)]
+        admin: AdminArgs,
+        #[command(flatten)]
+        revoke: RevokeArgs,
+    },
+    /// List, show, lift and watch revocations
+    Revocations {
+        #[command(flatten)]
+        admin: AdminArgs,
+        #[command(subcommand)]
+        command: RevocationsCommand,
+    },
+    /// List and rotate the gateway's own signing keys
+    Keys {
+        #[command(flatten)]
+        admin: AdminArgs,
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
+    /// Verify, decode and mint tokens, offline
+    Token(TokenArgs),
+    /// Show what runs
+    Status {
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// Print the JSON Schema of the configuration file
+    Schema,
+}
+
+/// How to reach the admin API.
+#[derive(Debug, Args)]
+pub(super) struct AdminArgs {
+    /// The admin API: http://HOST:PORT or unix:PATH
+    #[arg(long, global = true, value_name = "URL", env = "PORTCULLIS_ADMIN", default_value = "http://127.0.0.1:9901")]
+    pub(super) admin: Address,
+    /// A file with the admin token; else the variable PORTCULLIS_ADMIN_TOKEN
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
+    /// Print the API's own JSON
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExplainArgs {
+    /// A file with the token, or `-` for standard input; without it, the request has none
+    #[arg(value_name = "FILE|-")]
+    pub(super) token: Option<PathBuf>,
+    /// The request's method
+    #[arg(long, default_value = "GET")]
+    pub(super) method: String,
+    /// The request's host
+    #[arg(long)]
+    pub(super) host: Option<String>,
+    /// The request's path
+    #[arg(long, default_value = "/")]
+    pub(super) path: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RevokeArgs {
+    /// token, session, subject, client, key, issuer or all
+    pub(super) kind: TargetKind,
+    /// What to revoke: the jti, sid, sub, client id, key thumbprint or issuer; `-` reads a token from
+    /// standard input
+    pub(super) value: Option<String>,
+    /// The issuer it belongs to, by config name or URL
+    #[arg(long)]
+    pub(super) issuer: Option<String>,
+    /// Why
+    #[arg(long, default_value = "admin")]
+    pub(super) reason: Reason,
+    /// Refuse every token of it until lifted
+    #[arg(long, conflicts_with_all = ["issued_before", "authenticated_before"])]
+    pub(super) block: bool,
+    /// Refuse its tokens issued at or before this time (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    pub(super) issued_before: Option<Timestamp>,
+    /// Refuse its tokens whose login was at or before this time (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    pub(super) authenticated_before: Option<Timestamp>,
+    /// Remember it at least until then (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    pub(super) expires_at: Option<Timestamp>,
+    /// A remark
+    #[arg(long)]
+    pub(super) note: Option<String>,
+    /// The record's id: the same call again does nothing more
+    #[arg(long)]
+    pub(super) id: Option<RecordId>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RevocationsCommand {
+    /// List revocations
+    List {
+        /// Of this kind
+        #[arg(long)]
+        kind: Option<TargetKind>,
+        /// Of this issuer, by config name or URL
+        #[arg(long)]
+        issuer: Option<String>,
+        /// Of this value
+        #[arg(long)]
+        value: Option<String>,
+        /// How many at most
+        #[arg(long, default_value_t = 100)]
+        limit: u32,
+        /// Go on where an earlier list ended
+        #[arg(long)]
+        cursor: Option<String>,
+    },
+    /// Show one revocation
+    Get {
+        /// Its id
+        id: RecordId,
+    },
+    /// Lift one revocation; a lifted block leaves a cutoff at this moment
+    Lift {
+        /// Its id
+        id: RecordId,
+        /// Leave nothing: tokens that were refused are honoured again
+        #[arg(long)]
+        restore: bool,
+        /// A remark
+        #[arg(long)]
+        note: Option<String>,
+    },
+    /// Print revocations and lifts as they come into force
+    Watch,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KeysCommand {
+    /// List the gateway's keys
+    List,
+    /// Make a new key and sign with it from now on
+    Rotate,
+}
