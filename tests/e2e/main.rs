@@ -4,5 +4,6 @@
 //! a deadline far beyond what it should take.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a panic is how a test fails")]
 
+mod bad_tokens;
 mod support;
 mod support_test;

@@ -39,14 +39,13 @@ impl Site {
             "idle_timeout": "1h",
             "absolute_timeout": "8h",
             "reissue": {"after": "50%"},
-            "exchange": ["accounts"],
+            "exchange": [{"issuer": "accounts", "subject_prefix": "accounts:"}],
             "grants": {"subject_prefix": "local:"},
             "delivery": "header",
         });
         site.route(
             json!({"name": "login", "match": {"path": "/login/"}, "upstream": "shop", "auth": "none", "login": true}),
         );
-        site.set("/issuers/accounts/subject_prefix", json!("accounts:"));
         site
     }
 
