@@ -5,5 +5,10 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a panic is how a test fails")]
 
 mod bad_tokens;
+mod identity;
+mod messages;
+mod paths;
+mod slow_clients;
 mod support;
 mod support_test;
+mod upgrades;
