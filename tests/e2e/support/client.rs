@@ -70,6 +70,11 @@ impl Connection {
         &mut self.stream
     }
 
+    /// What was read and belongs to no answer yet.
+    pub(crate) fn take_buffer(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.buffer)
+    }
+
     /// Sends what it can: a gateway that refuses early may have closed its side already.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> &mut Self {
         let _ = self.stream.write_all(bytes);

@@ -273,6 +273,10 @@ impl Exchange {
         self.stream.write_all(bytes)
     }
 
+    pub(crate) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
     /// Ends the connection once the script is done.
     pub(crate) fn close(&mut self) {
         self.keep = false;
