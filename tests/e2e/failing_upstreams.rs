@@ -1,0 +1,215 @@
+//! Upstreams that fail, and clients that leave: the right status or a clean close, nothing left behind, everything counted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::client::NoAnswer;
+use crate::support::{Gateway, Latch, Site, Upstream, request, until};
+
+/// The gateway is at rest: nothing in flight, no connection to an upstream in use.
+fn assert_at_rest(gateway: &Gateway) {
+    until("the gateway to be at rest", || {
+        let admin = gateway.admin();
+        let in_flight = admin.metric("portcullis_requests_in_flight", &[]);
+        let active = admin.metric("portcullis_upstream_connections", &[("state", "active")]);
+        (in_flight == 0.0 && active == 0.0).then_some(())
+    });
+}
+
+fn counted(gateway: &Gateway, result: &str) -> f64 {
+    gateway.admin().metric("portcullis_upstream_requests_total", &[("upstream", "shop"), ("result", result)])
+}
+
+#[test]
+fn an_upstream_that_is_not_there_is_a_bad_gateway() {
+    let gone = Upstream::start().url();
+    // The listener above is closed by now; nobody listens on its port.
+    let gateway = Site::before(&gone).start();
+    let response = until("the port to be closed", || {
+        let response = gateway.get("/public/", &[]);
+        (response.status != 200).then_some(response)
+    });
+    assert_eq!((response.status, response.header("www-authenticate")), (502, None));
+    assert_eq!(response.header("content-type"), Some("application/problem+json"));
+    assert!(!response.text().contains("127.0.0.1"), "the answer names the upstream: {}", response.text());
+    assert!(counted(&gateway, "refused") >= 1.0);
+    assert_at_rest(&gateway);
+}
+
+#[test]
+fn an_upstream_that_is_slow_is_a_gateway_timeout() {
+    let upstream = Upstream::scripted(|exchange| exchange.await_close());
+    let mut site = Site::new(&upstream);
+    site.set("/upstreams/shop/response_timeout", json!("300ms"));
+    let gateway = site.start();
+    let started = Instant::now();
+    assert_eq!(gateway.get("/public/", &[]).status, 504);
+    assert!(started.elapsed() < Duration::from_secs(5));
+    assert_eq!(counted(&gateway, "timed_out"), 1.0);
+    until("the upstream's connection to end", || (upstream.open() == 0).then_some(()));
+    assert_at_rest(&gateway);
+}
+
+#[test]
+fn a_route_has_a_time_limit_of_its_own() {
+    let upstream = Upstream::scripted(|exchange| exchange.await_close());
+    let mut site = Site::new(&upstream);
+    site.route(json!({
+        "name": "quick", "match": {"path": "/quick/"}, "upstream": "shop", "auth": "none", "timeout": "300ms",
+    }));
+    let gateway = site.start();
+    let started = Instant::now();
+    assert_eq!(gateway.get("/quick/", &[]).status, 504);
+    assert!(started.elapsed() < Duration::from_secs(5));
+    until("the upstream's connection to end", || (upstream.open() == 0).then_some(()));
+}
+
+#[test]
+fn an_answer_that_breaks_off_is_not_completed_quietly() {
+    for (name, answer) in [
+        ("a length", &b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf of it"[..]),
+        ("chunks", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n5\r\nwo"),
+        ("no last chunk", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"),
+        ("a broken chunk", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n"),
+    ] {
+        let upstream = Upstream::scripted(move |exchange| {
+            exchange.close();
+            exchange.raw(answer)
+        });
+        let gateway = Site::new(&upstream).start();
+        let mut connection = gateway.connect();
+        match connection.send(&request("GET", "/public/", &[], b"")).try_response() {
+            Err(problem) => assert_eq!(problem, NoAnswer::Truncated, "{name}"),
+            Ok(response) => assert_eq!(response.status, 502, "{name}: {response:?}"),
+        }
+        assert_eq!(counted(&gateway, "broken"), 1.0, "{name}");
+        assert_at_rest(&gateway);
+    }
+}
+
+#[test]
+fn an_upstream_that_hangs_up_before_it_answers_is_a_bad_gateway() {
+    let upstream = Upstream::scripted(|exchange| {
+        exchange.close();
+        Ok(())
+    });
+    let gateway = Site::new(&upstream).start();
+    assert_eq!(gateway.send("POST", "/public/", &[], b"hello").status, 502);
+    assert_eq!(upstream.take().len(), 1, "a request that may have had an effect is not repeated");
+    assert_eq!(counted(&gateway, "broken"), 1.0);
+    assert_at_rest(&gateway);
+}
+
+/// A kept connection may have been closed by the upstream the moment it is used again: not the client's trouble.
+#[test]
+fn a_kept_connection_that_has_ended_is_replaced() {
+    let upstream = Upstream::scripted(|exchange| {
+        exchange.answer(200, &[], b"hello")?;
+        exchange.close();
+        Ok(())
+    });
+    let gateway = Site::new(&upstream).start();
+    for _ in 0..50 {
+        assert_eq!(gateway.get("/public/", &[]).status, 200);
+    }
+    assert_at_rest(&gateway);
+}
+
+#[test]
+fn an_early_answer_does_not_wait_for_the_rest_of_the_request() {
+    let upstream = Upstream::scripted(|exchange| {
+        exchange.raw(b"HTTP/1.1 403 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")?;
+        exchange.close();
+        Ok(())
+    });
+    let gateway = Site::new(&upstream).start();
+    let mut connection = gateway.connect();
+    connection.send(b"POST /public/ HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nbegin");
+    let response = connection.response();
+    assert_eq!((response.status, response.text().as_str()), (403, "no"));
+    drop(connection);
+    assert_at_rest(&gateway);
+}
+
+#[test]
+fn a_refusal_reaches_a_client_that_is_still_sending() {
+    let upstream = Upstream::start();
+    let gateway = Site::new(&upstream).start();
+    for _ in 0..20 {
+        let mut connection = gateway.connect();
+        connection.send(&request("POST", "/orders", &[], &[b'x'; 60_000]));
+        assert_eq!(connection.response().status, 401);
+    }
+    assert_eq!(upstream.bytes(), 0);
+}
+
+#[test]
+fn a_client_that_hangs_up_frees_its_upstream() {
+    let upstream = Upstream::scripted(|exchange| exchange.await_close());
+    let gateway = Site::new(&upstream).start();
+    let connections: Vec<_> = (0..20)
+        .map(|_| {
+            let mut connection = gateway.connect();
+            connection.send(&request("GET", "/public/", &[], b""));
+            connection
+        })
+        .collect();
+    upstream.await_requests(20);
+    assert_eq!(gateway.admin().metric("portcullis_requests_in_flight", &[]), 20.0);
+    drop(connections);
+    until("the upstream's connections to end", || (upstream.open() == 0).then_some(()));
+    assert_at_rest(&gateway);
+    assert_eq!(counted(&gateway, "client_gone"), 20.0);
+}
+
+#[test]
+fn a_client_that_hangs_up_within_an_answer_frees_its_upstream() {
+    let upstream = Upstream::scripted(|exchange| {
+        exchange.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")?;
+        exchange.await_close()
+    });
+    let gateway = Site::new(&upstream).start();
+    let mut connection = gateway.connect();
+    connection.send(&request("GET", "/public/", &[], b""));
+    assert!(connection.read_head().is_ok());
+    drop(connection);
+    until("the upstream's connection to end", || (upstream.open() == 0).then_some(()));
+    assert_at_rest(&gateway);
+}
+
+#[test]
+fn the_server_with_the_fewest_requests_is_chosen() {
+    let gate = Arc::new(Latch::default());
+    let door = Arc::clone(&gate);
+    let busy = Upstream::scripted(move |exchange| {
+        door.wait();
+        exchange.answer(200, &[], b"busy")
+    });
+    let free = Upstream::start();
+    let mut site = Site::before(&busy.url());
+    site.set("/workers", json!(1));
+    site.set("/upstreams/shop/servers", json!([busy.url(), free.url()]));
+    let gateway = site.start();
+    let served = Arc::new(AtomicUsize::new(0));
+    let blocked: Vec<_> = (0..8)
+        .map(|_| {
+            let mut connection = gateway.connect();
+            let served = Arc::clone(&served);
+            std::thread::spawn(move || {
+                assert_eq!(connection.send(&request("GET", "/public/", &[], b"")).response().status, 200);
+                served.fetch_add(1, Ordering::AcqRel);
+            })
+        })
+        .collect();
+    // At most one request is stuck before the other server is preferred for all that follow.
+    until("the free server to serve the others", || (free.requests().len() >= 7).then_some(()));
+    assert!(busy.requests().len() <= 1);
+    gate.open();
+    for client in blocked {
+        client.join().unwrap();
+    }
+    assert_eq!(served.load(Ordering::Acquire), 8);
+}

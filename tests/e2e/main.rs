@@ -1,0 +1,17 @@
+//! End-to-end tests: the real binary as a process, real sockets, an upstream that records every byte.
+//!
+//! One test binary, because each one costs a link. No fixed ports and no sleeping: a test waits for a condition, with
+//! a deadline far beyond what it should take.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a panic is how a test fails")]
+
+mod bad_tokens;
+mod drain;
+mod failing_upstreams;
+mod identity;
+mod messages;
+mod paths;
+mod slow_clients;
+mod streaming;
+mod support;
+mod support_test;
+mod upgrades;

@@ -1,0 +1,19 @@
+//! What the tests stand on: a gateway process, an upstream that records, an issuer, and a client that sends
+//! exactly the bytes it is told to.
+
+pub(crate) mod admin;
+pub(crate) mod client;
+pub(crate) mod command;
+pub(crate) mod gateway;
+pub(crate) mod issuer;
+pub(crate) mod patience;
+pub(crate) mod site;
+pub(crate) mod upstream;
+
+pub(crate) use admin::Admin;
+pub(crate) use client::{Connection, Response, bearer, request};
+pub(crate) use gateway::Gateway;
+pub(crate) use issuer::{Issuer, now};
+pub(crate) use patience::{Latch, until};
+pub(crate) use site::Site;
+pub(crate) use upstream::{Exchange, Recorded, Upstream};
