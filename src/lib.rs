@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod gate;
+pub mod intake;
 pub mod revocation;
 pub mod secret;
 pub mod store;
