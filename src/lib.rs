@@ -5,13 +5,17 @@
 //! `gate` see no HTTP client, no store and no metrics, so the decision can be tested as a function.
 
 pub mod admin;
+pub mod app;
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod gate;
 pub mod intake;
 pub mod keys;
+pub mod proxy;
 pub mod revocation;
 pub mod secret;
+pub mod server;
 pub mod session;
 pub mod store;
 pub mod telemetry;

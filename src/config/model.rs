@@ -63,7 +63,7 @@ pub struct Admin {
 }
 
 /// An admin listener's address.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdminAddress {
     /// `127.0.0.1:9901`.
     Tcp(SocketAddr),
@@ -239,7 +239,7 @@ pub struct Identity {
 }
 
 /// Gateway sessions.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
     /// The `iss` of minted tokens.
     pub issuer: String,

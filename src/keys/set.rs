@@ -134,6 +134,12 @@ impl KeySet {
         Ok(keys)
     }
 
+    /// A set of keys that are known to be good, such as the gateway's own.
+    #[must_use]
+    pub const fn from_keys(keys: Vec<Arc<VerifyingKey>>) -> Self {
+        Self { keys, refused: Vec::new() }
+    }
+
     /// The keys to try for a token: those bound to its algorithm that have its `kid` or, when the key
     /// or the token names none, may be meant; at most four, in the order of the set.
     pub fn candidates<'a>(

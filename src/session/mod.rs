@@ -45,7 +45,7 @@ pub use ring::{KeyInfo, KeyState};
 pub use slide::Current;
 
 use crate::config;
-use crate::keys::VerifyingKey;
+use crate::keys::KeySet;
 use crate::time::Timestamp;
 use crate::token::Policy;
 use folder::Folder;
@@ -66,6 +66,8 @@ pub struct Sessions {
     /// What session ids of exchanges are derived with.
     secret: hmac::Key,
     ring: ArcSwap<Ring>,
+    /// What `ring` verifies with, where the gate reads it: never behind the key that signs.
+    key_set: Arc<ArcSwap<KeySet>>,
     /// Held while the folder and then `ring` change, so that a later change is not undone by an earlier.
     changing: Mutex<()>,
     /// By session.
@@ -87,11 +89,13 @@ impl Sessions {
     /// error names the file and the way out.
     pub fn open(config: &config::Session, now: Timestamp) -> Result<Self, OpenError> {
         let (folder, contents, secret) = Folder::open(&config.keys_dir, config.algorithm, now)?;
+        let ring = Ring::new(contents)?;
         Ok(Self {
+            key_set: Arc::new(ArcSwap::from_pointee(KeySet::from_keys(ring.verifying.clone()))),
             token_bytes_max: TOKEN_BYTES_MAX,
             folder,
             secret: hmac::Key::new(hmac::HMAC_SHA256, secret.expose()),
-            ring: ArcSwap::from_pointee(Ring::new(contents)?),
+            ring: ArcSwap::from_pointee(ring),
             changing: Mutex::new(()),
             exchanged: Successors::new(config.reissue_after_permille),
             slid: Successors::new(config.reissue_after_permille),
@@ -148,10 +152,11 @@ impl Sessions {
         }
     }
 
-    /// The keys that verify own tokens, the signing one first.
+    /// The keys that verify own tokens, the signing one first; kept current by [`Self::rotate`] and
+    /// [`Self::prune`].
     #[must_use]
-    pub fn verifying_keys(&self) -> Vec<Arc<VerifyingKey>> {
-        self.ring.load().verifying.clone()
+    pub fn key_set(&self) -> Arc<ArcSwap<KeySet>> {
+        Arc::clone(&self.key_set)
     }
 
     /// The same keys for the control plane.
@@ -185,6 +190,8 @@ impl Sessions {
         let contents = self.folder.rotate(self.config.algorithm, now)?;
         let ring = Arc::new(Ring::new(contents)?);
         let signer = ring.infos.first().cloned();
+        // Verifiable before the first token is signed with it.
+        self.key_set.store(Arc::new(KeySet::from_keys(ring.verifying.clone())));
         self.ring.store(ring);
         // A ring is not made without its signing key, which comes first.
         signer.ok_or_else(|| OpenError::CurrentKeyMissing { path: self.config.keys_dir.clone(), key_id: String::new() })
@@ -203,6 +210,7 @@ impl Sessions {
         let Some(contents) = self.folder.prune(before, self.config.algorithm)? else { return Ok(0) };
         let ring = Ring::new(contents)?;
         let pruned = self.ring.load().infos.len().saturating_sub(ring.infos.len());
+        self.key_set.store(Arc::new(KeySet::from_keys(ring.verifying.clone())));
         self.ring.store(Arc::new(ring));
         Ok(pruned)
     }

@@ -1,0 +1,261 @@
+//! The composition root: a configuration becomes a running gateway.
+//!
+//! The order of the start is the order of trust: configuration, keys, store and its full replay, and
+//! only then listeners. The order of the end is its reverse: readiness, listeners, requests, store.
+
+mod build;
+mod control;
+mod signals;
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
+
+use self::build::{BuildError, Parts};
+pub use self::control::Control;
+use crate::admin;
+use crate::cli::{Exit, Failure, RunOptions};
+use crate::config::{self, Loaded, StoreConfig};
+use crate::intake::Ledger;
+use crate::proxy::{Shared, Snapshot};
+use crate::revocation::RevocationMap;
+use crate::server::{Sockets, Workers};
+use crate::store::{AcceptLoss, MemoryStore, SqliteStore, Store};
+use crate::telemetry::{self, Audit, Metrics};
+use crate::time::Clock;
+
+/// A gateway whose listeners are open.
+#[derive(Debug)]
+pub struct Gateway {
+    control: Arc<Control>,
+    workers: Workers,
+    admin: Option<AdminServer>,
+    addresses: Vec<std::net::SocketAddr>,
+    sweeping: tokio::task::JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct AdminServer {
+    address: String,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// Runs the gateway of a configuration file until SIGTERM or SIGINT.
+///
+/// Prints one line once every listener is open:
+/// `{"event":"listening","listeners":["…"],"admin":"…"}`.
+///
+/// # Errors
+///
+/// When it cannot be started; exit status 78 for a configuration that is wrong.
+pub fn run(options: &RunOptions, stdout: &mut (dyn Write + Send)) -> Result<(), Failure> {
+    telemetry::init_tracing();
+    let loaded = load(&options.config)?;
+    let runtime = control_runtime()?;
+    runtime.block_on(async {
+        let signals = signals::Signals::new().map_err(|error| Failure::of(Exit::Failed, "cannot listen to signals", &error))?;
+        let accept_loss = if options.accept_loss { AcceptLoss::Yes } else { AcceptLoss::No };
+        let gateway = Gateway::start(loaded, Some(options.config.clone()), accept_loss, Clock::System).await?;
+        let line = serde_json::json!({
+            "event": "listening",
+            "listeners": gateway.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "admin": gateway.admin_address(),
+        });
+        writeln!(stdout, "{line}")?;
+        stdout.flush()?;
+        // A service manager that is not there need not be told.
+        drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
+        signals.until_told_to_stop(&gateway.control).await;
+        drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
+        gateway.stop().await;
+        Ok(())
+    })
+}
+
+/// The runtime of everything that is not traffic.
+///
+/// # Errors
+///
+/// When it cannot be made.
+pub fn control_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_name("control")
+        .build()
+        .map_err(|error| Failure::of(Exit::Failed, "cannot start the control thread", &error))
+}
+
+fn load(path: &Path) -> Result<Loaded, Failure> {
+    let loaded = config::load(path).map_err(|problems| Failure::new(Exit::Config, problems.to_string()))?;
+    for warning in &loaded.warnings {
+        tracing::warn!(%warning, "the configuration is probably not what is meant");
+    }
+    Ok(loaded)
+}
+
+impl Gateway {
+    /// Starts the gateway of a loaded configuration. When this returns, every listener is open and
+    /// everything in the store is in force.
+    ///
+    /// # Errors
+    ///
+    /// When keys, store or listeners cannot be had.
+    pub async fn start(
+        loaded: Loaded,
+        file: Option<std::path::PathBuf>,
+        accept_loss: AcceptLoss,
+        clock: Clock,
+    ) -> Result<Self, Failure> {
+        let started_at = clock.now();
+        let config = loaded.config.clone();
+        let metrics = Arc::new(Metrics::new());
+        let map = Arc::new(RevocationMap::new(config.revocation.max_entries));
+        let parts = Parts { metrics: Arc::clone(&metrics), map: Arc::clone(&map), clock: clock.clone() };
+        let snapshot = build::snapshot(&config, &parts, None).map_err(|error| failure(&error))?;
+        let horizons = build::horizons(&config);
+
+        let store = open_store(&config.revocation.store, accept_loss)?;
+        bind_store(&snapshot, store.as_ref(), accept_loss)?;
+        let ledger = {
+            let (map, clock) = (Arc::clone(&map), clock.clone());
+            let opening = tokio::task::spawn_blocking(move || Ledger::open(store, map, horizons, clock));
+            let opened = opening.await.map_err(|error| Failure::of(Exit::Failed, "cannot replay the store", &error))?;
+            Arc::new(opened.map_err(|error| Failure::of(Exit::Failed, "cannot replay the store", &error))?)
+        };
+        let workers = config.workers;
+        let shared = Arc::new(Shared {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            ledger,
+            metrics: Arc::clone(&metrics),
+            clock: clock.clone(),
+        });
+        let sockets = Sockets::bind(&config.listeners, workers)
+            .map_err(|error| Failure::of(Exit::Unavailable, "cannot open a listener", &error))?;
+        let addresses = sockets.addresses().to_vec();
+        let audit_target = config.admin.as_ref().map_or(config::LogTarget::Off, |admin| admin.audit_log.clone());
+        let audit = Audit::open(&audit_target, clock.clone())
+            .map_err(|error| Failure::of(Exit::Failed, "cannot open the audit log", &error))?;
+        let control = Arc::new(Control {
+            shared: Arc::clone(&shared),
+            parts,
+            file,
+            loaded: ArcSwap::from_pointee(control::InForce { loaded, since: started_at }),
+            reloading: tokio::sync::Mutex::new(()),
+            api: std::sync::OnceLock::new(),
+            started_at,
+            workers,
+            listeners: addresses.iter().map(ToString::to_string).collect(),
+            draining: AtomicBool::new(false),
+        });
+        let admin = match &config.admin {
+            None => None,
+            Some(admin) => Some(serve_admin(admin, &control, &metrics, Arc::new(audit), clock).await?),
+        };
+        let counting = control.clone();
+        let sweeping = tokio::spawn(async move { control::keep_house(&counting).await });
+        // Last of all: from here on requests come in.
+        let workers =
+            Workers::start(sockets, &shared).map_err(|error| Failure::of(Exit::Failed, "cannot start", &error))?;
+        Ok(Self { control, workers, admin, addresses, sweeping })
+    }
+
+    /// Where traffic comes in.
+    #[must_use]
+    pub fn addresses(&self) -> &[std::net::SocketAddr] {
+        &self.addresses
+    }
+
+    /// Where the control plane listens, when there is one.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<&str> {
+        self.admin.as_ref().map(|admin| admin.address.as_str())
+    }
+
+    /// What operators ask and change.
+    #[must_use]
+    pub const fn control(&self) -> &Arc<Control> {
+        &self.control
+    }
+
+    /// Ends the gateway: says it is not ready, waits, closes the listeners, lets requests finish, and
+    /// closes the store once everything acknowledged is on disk.
+    pub async fn stop(self) {
+        let shutdown = self.control.shared.snapshot.load().config.shutdown;
+        self.control.draining.store(true, std::sync::atomic::Ordering::Release);
+        tracing::info!("draining");
+        tokio::time::sleep(shutdown.drain_delay).await;
+        if !self.workers.drain(shutdown.drain_timeout).await {
+            tracing::warn!("requests were still running at the end of drain_timeout");
+        }
+        if let Some(admin) = self.admin {
+            admin.stop.cancel();
+            // A panic there has been reported where it happened.
+            drop(admin.task.await);
+        }
+        self.sweeping.abort();
+        tracing::info!("stopped");
+    }
+}
+
+async fn serve_admin(
+    config: &config::Admin,
+    control: &Arc<Control>,
+    metrics: &Arc<Metrics>,
+    audit: Arc<Audit>,
+    clock: Clock,
+) -> Result<AdminServer, Failure> {
+    let listener = admin::Listener::bind(&config.address)
+        .await
+        .map_err(|error| Failure::of(Exit::Unavailable, "cannot open the admin listener", &error))?;
+    let address = listener.address();
+    let gateway: Arc<dyn admin::Gateway> = control.clone();
+    let ledger = Arc::clone(&control.shared.ledger);
+    let api = admin::Api::new(gateway, ledger, Arc::clone(metrics), audit, config.tokens.clone(), clock);
+    // Set once, here.
+    drop(control.api.set(api.clone()));
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(admin::serve(listener, api, stop.clone()));
+    Ok(AdminServer { address, stop, task })
+}
+
+fn open_store(config: &StoreConfig, accept_loss: AcceptLoss) -> Result<Arc<dyn Store>, Failure> {
+    match config {
+        StoreConfig::Memory => {
+            tracing::warn!("revocations are kept in memory only: a restart forgets them");
+            Ok(Arc::new(MemoryStore::new()))
+        }
+        StoreConfig::Sqlite(folder) => {
+            let store = SqliteStore::open(folder, accept_loss);
+            Ok(Arc::new(store.map_err(|error| Failure::of(Exit::Failed, "cannot open the store", &error))?))
+        }
+    }
+}
+
+/// Holds the store and the session keys to belong together: an emptied data folder beside keys whose
+/// tokens still live would read as "nothing is revoked".
+fn bind_store(snapshot: &Snapshot, store: &dyn Store, accept_loss: AcceptLoss) -> Result<(), Failure> {
+    let (Some(sessions), StoreConfig::Sqlite(_)) = (&snapshot.sessions, &snapshot.config.revocation.store) else {
+        return Ok(());
+    };
+    let failed = |error| Failure::of(Exit::Failed, "cannot read the session keys", &error);
+    let bound = sessions.store_id().map_err(failed)?;
+    match bound {
+        Some(id) if id == store.store_id() => Ok(()),
+        Some(_) if accept_loss == AcceptLoss::No => Err(Failure::new(
+            Exit::Failed,
+            "the session keys belong to another revocation store; put back the store they belong to, or start without \
+             what it held: --accept-loss binds them to this one",
+        )),
+        Some(_) => sessions.rebind_store_id(store.store_id()).map_err(failed),
+        None => sessions.bind_store_id(store.store_id()).map_err(failed),
+    }
+}
+
+fn failure(error: &BuildError) -> Failure {
+    Failure::of(error.exit(), "cannot put the configuration into force", error)
+}

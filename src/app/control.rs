@@ -1,0 +1,245 @@
+//! What operators ask of the running gateway and change in it.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::ArcSwap;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::build::{self, Parts};
+use crate::admin::{
+    Api, Explanation, Gateway, KeyInfo, Pending, Question, ReloadError, Reloaded, RotateError, Status,
+};
+use crate::config::{self, Loaded};
+use crate::gate::Denial;
+use crate::intake::Event;
+use crate::proxy::{Shared, explain};
+use crate::revocation::{Target, TargetKind};
+use crate::session::KeyState;
+use crate::telemetry::StoreOperation;
+use crate::time::Timestamp;
+
+/// The control plane's hold on the running gateway.
+#[derive(Debug)]
+pub struct Control {
+    pub(super) shared: Arc<Shared>,
+    pub(super) parts: Parts,
+    /// Where the configuration came from; none when it was made in memory.
+    pub(super) file: Option<PathBuf>,
+    pub(super) loaded: ArcSwap<InForce>,
+    /// Held during a reload, so that one ends before the next begins.
+    pub(super) reloading: tokio::sync::Mutex<()>,
+    pub(super) api: OnceLock<Api>,
+    pub(super) started_at: Timestamp,
+    pub(super) workers: usize,
+    pub(super) listeners: Vec<String>,
+    pub(super) draining: AtomicBool,
+}
+
+/// The configuration in force.
+#[derive(Debug)]
+pub(super) struct InForce {
+    pub(super) loaded: Loaded,
+    pub(super) since: Timestamp,
+}
+
+impl Control {
+    /// What lives as long as the process.
+    #[must_use]
+    pub const fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Opens log files anew, for whoever moves them away.
+    pub(super) fn reopen_logs(&self) {
+        if let Err(error) = self.shared.snapshot.load().access_log.reopen() {
+            tracing::error!(%error, "failed to reopen the access log");
+        }
+    }
+
+    async fn take_up(&self, loaded: Loaded) -> Result<Reloaded, ReloadError> {
+        let now = self.shared.clock.now();
+        let before = self.shared.snapshot.load_full();
+        check_restart(&before.config, &loaded.config)?;
+        let snapshot = build::snapshot(&loaded.config, &self.parts, Some(&before)).map_err(|error| {
+            let failure = crate::cli::Failure::of(error.exit(), "cannot put the configuration into force", &error);
+            ReloadError::Failed(failure.to_string())
+        })?;
+        // A limit that is raised would let back in what was only forgotten: the cutoff comes first.
+        let horizons = build::horizons(&loaded.config);
+        self.shared.ledger.set_horizons(horizons).await.map_err(|error| ReloadError::Failed(error.to_string()))?;
+        if let (Some(api), Some(admin)) = (self.api.get(), &loaded.config.admin) {
+            api.set_tokens(admin.tokens.clone());
+        }
+        let changed = loaded.digest != self.loaded.load().loaded.digest;
+        let reloaded = Reloaded { config_digest: loaded.digest.clone(), changed };
+        self.shared.snapshot.store(Arc::new(snapshot));
+        // Whatever was judged under the old keys and rules is judged again.
+        self.parts.map.bump();
+        self.loaded.store(Arc::new(InForce { loaded, since: now }));
+        Ok(reloaded)
+    }
+}
+
+/// Settings that are read once, at the start.
+fn check_restart(before: &config::Config, after: &config::Config) -> Result<(), ReloadError> {
+    let addresses = |config: &config::Config| config.listeners.iter().map(|it| it.address).collect::<Vec<_>>();
+    let admin = |config: &config::Config| config.admin.as_ref().map(|it| (it.address.clone(), it.audit_log.clone()));
+    let changed = [
+        ("listeners", addresses(before) != addresses(after)),
+        ("workers", before.workers != after.workers),
+        ("admin.address or admin.audit_log", admin(before) != admin(after)),
+        ("revocation.store", before.revocation.store != after.revocation.store),
+        ("revocation.max_entries", before.revocation.max_entries != after.revocation.max_entries),
+        (
+            "limits.connections_per_worker",
+            before.limits.connections_per_worker != after.limits.connections_per_worker,
+        ),
+    ];
+    let names: Vec<_> = changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    Err(ReloadError::NeedsRestart(format!("a change of {} needs a restart", names.join(", "))))
+}
+
+impl Gateway for Control {
+    fn explain(&self, question: Question) -> Explanation {
+        explain(&self.shared.snapshot.load(), &question, self.shared.clock.now())
+    }
+
+    fn status(&self) -> Status {
+        let in_force = self.loaded.load();
+        Status {
+            started_at: self.started_at,
+            now: self.shared.clock.now(),
+            workers: self.workers,
+            listeners: self.listeners.clone(),
+            config_digest: in_force.loaded.digest.clone(),
+            config_loaded_at: in_force.since,
+            draining: self.draining.load(Ordering::Acquire),
+        }
+    }
+
+    fn config(&self) -> serde_json::Value {
+        self.loaded.load().loaded.redacted.clone()
+    }
+
+    fn reload(&self) -> Pending<'_, Result<Reloaded, ReloadError>> {
+        Box::pin(async {
+            let _turn = self.reloading.lock().await;
+            let outcome = match &self.file {
+                None => Err(ReloadError::Failed("the configuration did not come from a file".to_owned())),
+                Some(path) => match config::load(path) {
+                    Err(problems) => Err(ReloadError::Invalid(problems.to_string())),
+                    Ok(loaded) => self.take_up(loaded).await,
+                },
+            };
+            self.shared.metrics.reloaded(outcome.is_ok());
+            match &outcome {
+                Ok(reloaded) => tracing::info!(digest = reloaded.config_digest, "the configuration was reloaded"),
+                Err(error) => tracing::error!(%error, "failed to reload; the old configuration stays in force"),
+            }
+            outcome
+        })
+    }
+
+    fn keys(&self) -> Vec<KeyInfo> {
+        let snapshot = self.shared.snapshot.load();
+        snapshot.sessions.as_ref().map_or_else(Vec::new, |it| it.keys().into_iter().map(key_info).collect())
+    }
+
+    fn rotate_key(&self) -> Pending<'_, Result<KeyInfo, RotateError>> {
+        Box::pin(async {
+            let _turn = self.reloading.lock().await;
+            let sessions = self.shared.snapshot.load().sessions.clone().ok_or(RotateError::NoSessions)?;
+            let now = self.shared.clock.now();
+            let rotated = tokio::task::spawn_blocking(move || sessions.rotate(now)).await;
+            match rotated {
+                Ok(Ok(info)) => Ok(key_info(info)),
+                Ok(Err(error)) => Err(RotateError::Failed(error.to_string())),
+                Err(error) => Err(RotateError::Failed(error.to_string())),
+            }
+        })
+    }
+
+    fn issuer_url(&self, name_or_url: &str) -> Option<String> {
+        self.shared.ledger.resolve(name_or_url).ok()
+    }
+
+    fn identify(&self, token: &str) -> Result<Target, Denial> {
+        let verified = self.shared.snapshot.load().gate.authenticate(token).map_err(|stage| stage.denial)?;
+        let itself = Target::new(TargetKind::Token, &verified.claims.issuer, &verified.name);
+        Ok(verified.session().unwrap_or(itself))
+    }
+
+    fn readiness(&self) -> Result<(), Vec<String>> {
+        let mut why = Vec::new();
+        if self.draining.load(Ordering::Acquire) {
+            why.push("draining".to_owned());
+        }
+        if !self.shared.ledger.status().is_ready() {
+            why.push("store_poisoned".to_owned());
+        }
+        if why.is_empty() { Ok(()) } else { Err(why) }
+    }
+}
+
+fn key_info(info: crate::session::KeyInfo) -> KeyInfo {
+    KeyInfo {
+        kid: info.key_id,
+        thumbprint: info.thumbprint,
+        algorithm: info.algorithm.name().to_owned(),
+        signing: info.state == KeyState::Signing,
+        created_at: Some(info.created),
+        verifies_until: None,
+    }
+}
+
+/// Counts revocations as they come in, and sweeps out what may be forgotten.
+pub(super) async fn keep_house(control: &Control) {
+    let interval = control.shared.snapshot.load().config.revocation.sweep_interval;
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut events = control.shared.ledger.watch();
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => sweep(control).await,
+            event = events.recv() => match event {
+                Ok(Event::Revoked(revocation)) => {
+                    let (kind, reason, source) = (revocation.target.kind, revocation.reason, revocation.source);
+                    control.shared.metrics.revoked(kind, reason, source);
+                }
+                Ok(Event::Lifted(_)) => {}
+                Err(RecvError::Lagged(missed)) => {
+                    tracing::warn!(missed, "revocations came in faster than they were counted");
+                }
+                Err(RecvError::Closed) => return,
+            },
+        }
+        for (kind, count) in control.parts.map.counts() {
+            control.shared.metrics.set_revocations(kind, count);
+        }
+    }
+}
+
+async fn sweep(control: &Control) {
+    let shared = Arc::clone(&control.shared);
+    let sweeping = tokio::task::spawn_blocking(move || {
+        let now = shared.clock.now();
+        if let Some(sessions) = &shared.snapshot.load().sessions {
+            sessions.sweep(now);
+            if let Err(error) = sessions.prune(now) {
+                tracing::error!(%error, "failed to delete session keys whose tokens have lapsed");
+            }
+        }
+        if let Err(error) = shared.ledger.sweep() {
+            shared.metrics.store_failed(StoreOperation::Trim);
+            tracing::error!(%error, "failed to sweep the store");
+        }
+    });
+    if let Err(error) = sweeping.await {
+        tracing::error!(%error, "the sweep ended early");
+    }
+}

@@ -1,0 +1,96 @@
+//! Tokens whose signature was found good before: one cache for each worker, shared with nobody.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use http::{HeaderName, HeaderValue};
+use quick_cache::Weighter;
+use quick_cache::unsync::Cache;
+
+use super::Verified;
+
+/// One cache entry: what is remembered of a token.
+#[derive(Debug)]
+pub struct Remembered {
+    /// The token itself.
+    pub verified: Verified,
+    /// The revocation epoch at which its standing was last found good.
+    pub(super) judged_at: Cell<u64>,
+    /// Its identity headers under each mapping that was asked for: they depend on its claims alone.
+    identity: RefCell<Vec<(usize, IdentityHeaders)>>,
+}
+
+/// Prepared header fields, ready to be inserted.
+type IdentityHeaders = Rc<[(HeaderName, HeaderValue)]>;
+
+impl Remembered {
+    pub(super) fn new(verified: Verified, judged_at: u64) -> Self {
+        Self { verified, judged_at: Cell::new(judged_at), identity: RefCell::new(Vec::new()) }
+    }
+
+    /// The identity headers under mapping number `mapping`, made by `make` the first time.
+    pub fn identity(&self, mapping: usize, make: impl FnOnce(&Verified) -> IdentityHeaders) -> IdentityHeaders {
+        if let Some((_, headers)) = self.identity.borrow().iter().find(|(number, _)| *number == mapping) {
+            return Rc::clone(headers);
+        }
+        let headers = make(&self.verified);
+        self.identity.borrow_mut().push((mapping, Rc::clone(&headers)));
+        headers
+    }
+}
+
+/// Verified tokens by their whole text: a malleated copy of a token is another text and merely misses.
+///
+/// Only tokens that verified get in, so a flood of forgeries evicts nothing. Bounded in bytes.
+pub struct TokenCache(RefCell<Cache<Box<str>, Rc<Remembered>, Bytes, foldhash::quality::RandomState>>);
+
+impl std::fmt::Debug for TokenCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenCache").field("entries", &self.0.borrow().len()).finish_non_exhaustive()
+    }
+}
+
+/// An entry weighs what it holds on to: the token, its claims, the bookkeeping around them.
+#[derive(Clone)]
+struct Bytes;
+
+impl Weighter<Box<str>, Rc<Remembered>> for Bytes {
+    fn weight(&self, token: &Box<str>, _: &Rc<Remembered>) -> u64 {
+        // Claims parsed into a tree take some three times the room of their text.
+        512 + 4 * token.len() as u64
+    }
+}
+
+impl TokenCache {
+    /// A cache that holds about `bytes` bytes.
+    #[must_use]
+    pub fn new(bytes: u64) -> Self {
+        let typical = 512 + 4 * 768;
+        let items = usize::try_from(bytes / typical).unwrap_or(usize::MAX).max(16);
+        Self(RefCell::new(Cache::with(items, bytes, Bytes, foldhash::quality::RandomState::default(), Default::default())))
+    }
+
+    pub(super) fn find(&self, token: &str) -> Option<Rc<Remembered>> {
+        self.0.borrow_mut().get(token).cloned()
+    }
+
+    pub(super) fn insert(&self, token: &str, entry: &Rc<Remembered>) {
+        self.0.borrow_mut().insert(token.into(), Rc::clone(entry));
+    }
+
+    pub(super) fn remove(&self, token: &str) {
+        self.0.borrow_mut().remove(token);
+    }
+
+    /// How many tokens it remembers.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
+
+    /// Whether it remembers none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

@@ -1,0 +1,329 @@
+//! The steps of the decision, in their order.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::cache::Remembered;
+use super::issuer::{Kind, TrustedIssuer};
+use super::verified::{self, Verified};
+use super::{Demand, Denial, TokenCache};
+use crate::keys::VerifyingKey;
+use crate::revocation::{RevocationMap, Standing};
+use crate::time::Timestamp;
+use crate::token::{Algorithm, Compact, Lineage, ParseError, PolicyError};
+
+/// What tokens are judged by: one snapshot, replaced whole at a reload.
+#[derive(Debug)]
+pub struct Gate {
+    issuers: Vec<TrustedIssuer>,
+    max_token_bytes: usize,
+    revocations: Arc<RevocationMap>,
+}
+
+/// Proof of one positive decision. Forwarding consumes it, so that a request without a decision does
+/// not reach an upstream.
+#[must_use]
+#[derive(Debug)]
+pub struct Permit(Holder);
+
+#[derive(Debug)]
+enum Holder {
+    Nobody,
+    Bearer(Rc<Remembered>),
+}
+
+impl Permit {
+    /// The permit of a route that says `auth: none`.
+    pub const fn public() -> Self {
+        Self(Holder::Nobody)
+    }
+
+    /// The token it was given for; `None` on a public route.
+    #[must_use]
+    pub const fn bearer(&self) -> Option<&Rc<Remembered>> {
+        match &self.0 {
+            Holder::Nobody => None,
+            Holder::Bearer(entry) => Some(entry),
+        }
+    }
+}
+
+/// A positive decision, and how it came about.
+#[derive(Debug)]
+pub struct Admission {
+    /// What forwarding needs.
+    pub permit: Permit,
+    /// Index of the token's issuer.
+    pub issuer: usize,
+    /// Whether the signature had been verified before.
+    pub cached: bool,
+    /// The algorithm whose signature was verified just now.
+    pub verified: Option<Algorithm>,
+}
+
+/// How far a refused token came: what `explain` shows, and which issuer a refusal is counted under.
+#[derive(Debug)]
+pub struct Stage {
+    /// Why it was refused.
+    pub denial: Denial,
+    /// Its issuer, once it was known to be configured.
+    pub issuer: Option<usize>,
+}
+
+impl From<Denial> for Stage {
+    fn from(denial: Denial) -> Self {
+        Self { denial, issuer: None }
+    }
+}
+
+impl Gate {
+    /// A gate for these issuers; tokens longer than `max_token_bytes` are not looked at.
+    #[must_use]
+    pub const fn new(issuers: Vec<TrustedIssuer>, max_token_bytes: usize, revocations: Arc<RevocationMap>) -> Self {
+        Self { issuers, max_token_bytes, revocations }
+    }
+
+    /// The issuers, by index.
+    #[must_use]
+    pub fn issuers(&self) -> &[TrustedIssuer] {
+        &self.issuers
+    }
+
+    /// What is no longer honoured.
+    #[must_use]
+    pub const fn revocations(&self) -> &Arc<RevocationMap> {
+        &self.revocations
+    }
+
+    /// Judges `token` for a route that makes `demand`, at `now`.
+    ///
+    /// # Errors
+    ///
+    /// The reason it is refused for, and its issuer if that was known.
+    pub fn admit(&self, cache: &TokenCache, token: &str, demand: &Demand, now: Timestamp) -> Result<Admission, Stage> {
+        // The epoch is read before anything is looked up: what is written after it was released is
+        // seen by the next request at the latest.
+        let epoch = self.revocations.epoch();
+        let (entry, verified) = match cache.find(token) {
+            Some(entry) => (entry, None),
+            None => {
+                let verified = self.verify(token, now)?;
+                let algorithm = verified.key.algorithm();
+                let issuer = verified.issuer;
+                self.standing(&verified).map_err(|denial| Stage { denial, issuer: Some(issuer) })?;
+                let entry = Rc::new(Remembered::new(verified, epoch));
+                cache.insert(token, &entry);
+                (entry, Some(algorithm))
+            }
+        };
+        let issuer = entry.verified.issuer;
+        let refuse = |denial| Stage { denial, issuer: Some(issuer) };
+        self.in_time(&entry.verified, now).map_err(|denial| {
+            if denial == Denial::Expired {
+                cache.remove(token);
+            }
+            refuse(denial)
+        })?;
+        if entry.judged_at.get() != epoch {
+            self.judge_again(&entry.verified).map_err(|denial| {
+                if denial == Denial::UnknownKey {
+                    cache.remove(token);
+                }
+                refuse(denial)
+            })?;
+            entry.judged_at.set(epoch);
+        }
+        self.satisfies(&entry.verified, demand).map_err(refuse)?;
+        Ok(Admission { issuer, cached: verified.is_none(), verified, permit: Permit(Holder::Bearer(entry)) })
+    }
+
+    /// Whether a token that was honoured when its request came in still is, at `now`: asked again right
+    /// before a fresh token is minted for it.
+    ///
+    /// # Errors
+    ///
+    /// The reason it is no longer honoured for.
+    pub fn still_honoured(&self, verified: &Verified, now: Timestamp) -> Result<(), Denial> {
+        self.in_time(verified, now)?;
+        self.judge_again(verified)
+    }
+
+    /// Everything but standing and demand: whether `token` is authentic and well formed, and its times
+    /// are right at `now`.
+    ///
+    /// # Errors
+    ///
+    /// The first step that fails.
+    pub fn verify(&self, token: &str, now: Timestamp) -> Result<Verified, Stage> {
+        self.examine(token, Some(now))
+    }
+
+    /// Whether `token` is authentic, whatever its times: what logout and `explain` need to know of a
+    /// token that may have expired.
+    ///
+    /// # Errors
+    ///
+    /// The first step that fails.
+    pub fn authenticate(&self, token: &str) -> Result<Verified, Stage> {
+        self.examine(token, None)
+    }
+
+    /// Whether a revocation in force names `verified`.
+    ///
+    /// # Errors
+    ///
+    /// The narrowest target that does.
+    pub fn standing(&self, verified: &Verified) -> Result<(), Denial> {
+        let authenticated = verified.claims.authenticated;
+        match self.revocations.standing(&verified.references, verified.origin_issued, authenticated) {
+            Standing::Good => Ok(()),
+            Standing::Revoked(kind) => Err(Denial::Revoked(kind)),
+            Standing::AuthenticationTooOld => Err(Denial::SessionTooOld),
+        }
+    }
+
+    /// Whether `verified` meets what a route demands.
+    ///
+    /// # Errors
+    ///
+    /// What it lacks.
+    pub fn satisfies(&self, verified: &Verified, demand: &Demand) -> Result<(), Denial> {
+        let name = |index: usize| self.issuers.get(index).map(|issuer| issuer.name.as_str());
+        demand.check(&verified.claims, verified.lineage.as_ref(), &|wanted| {
+            name(verified.issuer) == Some(wanted) || verified.origin_issuer.and_then(name) == Some(wanted)
+        })
+    }
+
+    /// Whether the times of `verified` are right at `now`.
+    ///
+    /// # Errors
+    ///
+    /// Which of them is not.
+    pub fn in_time(&self, verified: &Verified, now: Timestamp) -> Result<(), Denial> {
+        if now >= verified.until {
+            return Err(Denial::Expired);
+        }
+        if now < verified.from {
+            return Err(Denial::NotYetValid);
+        }
+        match verified.authentication_until {
+            Some(until) if now >= until => Err(Denial::SessionTooOld),
+            _ => Ok(()),
+        }
+    }
+
+    /// What must be asked again of a remembered token once the epoch has moved: whether its key still
+    /// counts, and its standing.
+    fn judge_again(&self, verified: &Verified) -> Result<(), Denial> {
+        let Some(issuer) = self.issuers.get(verified.issuer) else { return Err(Denial::IssuerNotAllowed) };
+        if !issuer.keys.load().contains_thumbprint(verified.key.thumbprint()) {
+            return Err(Denial::UnknownKey);
+        }
+        self.standing(verified)
+    }
+
+    fn examine(&self, token: &str, now: Option<Timestamp>) -> Result<Verified, Stage> {
+        let jws = Compact::parse(token, self.max_token_bytes).map_err(|error| Stage::from(Denial::from(error)))?;
+        // Unverified from here to the signature: these claims may choose a key and may refuse, never admit.
+        let found = self.issuers.iter().enumerate().find(|(_, issuer)| issuer.url == jws.claims.issuer);
+        let Some((index, issuer)) = found else { return Err(Denial::IssuerNotAllowed.into()) };
+        let refuse = |denial| Stage { denial, issuer: Some(index) };
+        issuer.policy.check_header(&jws.header).map_err(|error| refuse(error.into()))?;
+        if let Some(now) = now {
+            issuer.policy.check_times(&jws.claims, now).map_err(|error| refuse(error.into()))?;
+        }
+        let key = signer(issuer, &jws).map_err(refuse)?;
+        // The signature is good: claims may be believed.
+        issuer.policy.check_claims(&jws.claims).map_err(|error| refuse(error.into()))?;
+        let name = jws.name();
+        self.describe(index, issuer, jws.claims, name, key).map_err(refuse)
+    }
+
+    fn describe(
+        &self,
+        index: usize,
+        issuer: &TrustedIssuer,
+        claims: crate::token::Claims,
+        name: String,
+        key: Arc<VerifyingKey>,
+    ) -> Result<Verified, Denial> {
+        let lineage = match issuer.kind {
+            Kind::Foreign => None,
+            Kind::Own => Some(Lineage::read(&claims.all).map_err(|_| Denial::MalformedClaim)?),
+        };
+        let origin = lineage.as_ref().and_then(|lineage| lineage.origin.as_ref());
+        let origin_issuer = match origin {
+            None => None,
+            // What a session may do hangs on its parent's issuer: without that one it is nobody's.
+            Some(origin) => Some(
+                self.issuers
+                    .iter()
+                    .position(|issuer| issuer.url == origin.issuer)
+                    .ok_or(Denial::IssuerNotAllowed)?,
+            ),
+        };
+        let skew = issuer.policy.clock_skew;
+        let authority = origin_issuer.and_then(|index| self.issuers.get(index)).unwrap_or(issuer);
+        let authentication_until = match (authority.max_authentication_age, claims.authenticated) {
+            (None, _) => None,
+            (Some(age), Some(at)) => Some(at.plus(age).plus(authority.policy.clock_skew)),
+            (Some(_), None) => return Err(Denial::MissingClaim),
+        };
+        let targets = verified::targets(&claims, lineage.as_ref(), &name, key.thumbprint());
+        Ok(Verified {
+            issuer: index,
+            origin_issuer,
+            origin_issued: lineage.as_ref().map_or(claims.issued, |lineage| lineage.origin_issued),
+            from: claims.not_before.unwrap_or(claims.issued).max(claims.issued).minus(skew),
+            until: claims.expires.plus(skew),
+            authentication_until,
+            references: verified::references(&self.revocations, &targets),
+            claims,
+            lineage,
+            name,
+            key,
+        })
+    }
+}
+
+/// The key that verifies `jws`, among the issuer's keys that fit its `kid` and `alg`.
+fn signer(issuer: &TrustedIssuer, jws: &Compact<'_>) -> Result<Arc<VerifyingKey>, Denial> {
+    let keys = issuer.keys.load();
+    let mut fitting = false;
+    for key in keys.candidates(jws.header.key_id.as_deref(), jws.header.algorithm) {
+        fitting = true;
+        if key.verify(jws.signing_input.as_bytes(), &jws.signature) {
+            return Ok(Arc::clone(key));
+        }
+    }
+    Err(if fitting { Denial::BadSignature } else { Denial::UnknownKey })
+}
+
+impl From<ParseError> for Denial {
+    fn from(error: ParseError) -> Self {
+        match error {
+            ParseError::TooLarge => Self::TokenTooLarge,
+            ParseError::Malformed => Self::MalformedToken,
+            ParseError::AlgNotAllowed => Self::AlgNotAllowed,
+            ParseError::CritNotSupported => Self::CritNotSupported,
+            ParseError::MissingClaim => Self::MissingClaim,
+            ParseError::MalformedClaim => Self::MalformedClaim,
+        }
+    }
+}
+
+impl From<PolicyError> for Denial {
+    fn from(error: PolicyError) -> Self {
+        match error {
+            PolicyError::AlgNotAllowed => Self::AlgNotAllowed,
+            PolicyError::TypNotAllowed => Self::TypNotAllowed,
+            PolicyError::MissingClaim => Self::MissingClaim,
+            PolicyError::MalformedClaim => Self::MalformedClaim,
+            PolicyError::AudienceNotAllowed => Self::AudienceNotAllowed,
+            PolicyError::Expired => Self::Expired,
+            PolicyError::NotYetValid => Self::NotYetValid,
+            PolicyError::IssuedInFuture => Self::IssuedInFuture,
+            PolicyError::LifetimeTooLong => Self::LifetimeTooLong,
+        }
+    }
+}

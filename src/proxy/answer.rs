@@ -1,0 +1,310 @@
+//! Every answer that the gateway gives itself: the one place where a refusal becomes HTTP.
+//!
+//! A caller learns the reason from the closed list and nothing else; what went wrong inside is for the
+//! log. Bodies are problem details (RFC 9457), challenges as in RFC 6750 §3.
+
+#![deny(clippy::wildcard_enum_match_arm)]
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+
+use super::path::PathError;
+use crate::gate::Denial;
+
+/// Why a request is answered by the gateway and not by an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The decision was negative.
+    Denied(Denial),
+    /// An upstream would have logged somebody in who may not be.
+    LoginRefused(Denial),
+    /// The request has no single meaning.
+    BadRequest(&'static str),
+    /// Its path has none.
+    BadPath(PathError),
+    /// Its method is known and not served here; the ones that are.
+    MethodNotAllowed(&'static str),
+    /// Its method is not known.
+    MethodNotImplemented,
+    /// Its target is longer than `limits.uri_bytes`.
+    UriTooLong,
+    /// Its head is larger than `limits.header_bytes`.
+    HeadTooLarge,
+    /// Its body is larger than the route's `max_body`.
+    BodyTooLarge,
+    /// Its body came slower than `limits.body_timeout` allows.
+    BodyTooSlow,
+    /// Its body's framing is broken.
+    BodyBroken,
+    /// It expects something other than `100-continue`.
+    ExpectationFailed,
+    /// No route covers it.
+    NoRoute,
+    /// No server of the upstream could be reached.
+    UpstreamUnreachable,
+    /// The server answered with something that is not a response to forward, or broke off.
+    UpstreamBroken,
+    /// The server did not answer in time.
+    UpstreamSlow,
+    /// A revocation is in force and could not be made durable.
+    StoreNotDurable,
+    /// The gateway failed at something of its own.
+    Internal,
+}
+
+/// What is the same in all answers to one request.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// `token.realm`.
+    pub realm: &'a str,
+    /// The request's id.
+    pub request_id: &'a str,
+}
+
+impl From<Denial> for Refusal {
+    fn from(denial: Denial) -> Self {
+        Self::Denied(denial)
+    }
+}
+
+impl Refusal {
+    /// The status it is answered with.
+    #[must_use]
+    pub const fn status(&self) -> StatusCode {
+        match self {
+            Self::Denied(denial) => denial_status(denial),
+            Self::LoginRefused(_) => StatusCode::FORBIDDEN,
+            Self::BadRequest(_) | Self::BadPath(_) | Self::BodyBroken => StatusCode::BAD_REQUEST,
+            Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::MethodNotImplemented => StatusCode::NOT_IMPLEMENTED,
+            Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::UpstreamUnreachable | Self::UpstreamBroken => StatusCode::BAD_GATEWAY,
+            Self::UpstreamSlow => StatusCode::GATEWAY_TIMEOUT,
+            Self::StoreNotDurable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The reason in the body and the log.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Denied(denial) | Self::LoginRefused(denial) => denial.reason(),
+            Self::BadRequest(_) => "bad_request",
+            Self::BadPath(_) => "bad_path",
+            Self::MethodNotAllowed(_) => "method_not_allowed",
+            Self::MethodNotImplemented => "method_not_implemented",
+            Self::UriTooLong => "uri_too_long",
+            Self::HeadTooLarge => "head_too_large",
+            Self::BodyTooLarge => "body_too_large",
+            Self::BodyTooSlow => "body_too_slow",
+            Self::BodyBroken => "body_broken",
+            Self::ExpectationFailed => "expectation_failed",
+            Self::NoRoute => "no_route",
+            Self::UpstreamUnreachable => "upstream_unreachable",
+            Self::UpstreamBroken => "upstream_broken",
+            Self::UpstreamSlow => "upstream_slow",
+            Self::StoreNotDurable => "store_not_durable",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// Whether the connection must end with the answer: its next bytes may not be a request.
+    #[must_use]
+    pub const fn closes(&self) -> bool {
+        match self {
+            Self::BadRequest(_)
+            | Self::BadPath(_)
+            | Self::UriTooLong
+            | Self::HeadTooLarge
+            | Self::BodyTooLarge
+            | Self::BodyTooSlow
+            | Self::BodyBroken
+            | Self::ExpectationFailed => true,
+            Self::Denied(_)
+            | Self::LoginRefused(_)
+            | Self::MethodNotAllowed(_)
+            | Self::MethodNotImplemented
+            | Self::NoRoute
+            | Self::UpstreamUnreachable
+            | Self::UpstreamBroken
+            | Self::UpstreamSlow
+            | Self::StoreNotDurable
+            | Self::Internal => false,
+        }
+    }
+
+    const fn detail(&self) -> &'static str {
+        match self {
+            Self::Denied(denial) => denial_detail(denial),
+            Self::LoginRefused(_) => "this login is not allowed",
+            Self::BadRequest(detail) => detail,
+            Self::BadPath(PathError::NotAbsolute) => "the request target is not a path",
+            Self::BadPath(PathError::BrokenEscape) => "the path has a broken percent-escape",
+            Self::BadPath(PathError::Ambiguous) => "the path has a byte that servers read differently",
+            Self::MethodNotAllowed(_) => "the method is not allowed here",
+            Self::MethodNotImplemented => "the method is not known",
+            Self::UriTooLong => "the request target is too long",
+            Self::HeadTooLarge => "the request head is too large",
+            Self::BodyTooLarge => "the request body is too large",
+            Self::BodyTooSlow => "the request body came too slowly",
+            Self::BodyBroken => "the request body is malformed",
+            Self::ExpectationFailed => "the expectation is not supported",
+            Self::NoRoute => "no route for this request",
+            Self::UpstreamUnreachable => "the upstream could not be reached",
+            Self::UpstreamBroken => "the upstream gave no valid response",
+            Self::UpstreamSlow => "the upstream did not answer in time",
+            Self::StoreNotDurable => "in force here until restart, but not durable",
+            Self::Internal => "the gateway failed",
+        }
+    }
+
+    /// The response.
+    #[must_use]
+    pub fn response(&self, context: Context<'_>) -> Response<Bytes> {
+        let mut headers = HeaderMap::with_capacity(6);
+        if let Self::Denied(denial) = self
+            && let Some(challenge) = challenge(denial, context.realm)
+        {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        if let Self::MethodNotAllowed(allowed) = self {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
+        }
+        if matches!(self, Self::StoreNotDurable) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        }
+        if self.closes() {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        problem(self.status(), self.reason(), self.detail(), context.request_id, headers)
+    }
+}
+
+/// Problem details (RFC 9457) as a response, never stored.
+fn problem(status: StatusCode, reason: &str, detail: &str, request_id: &str, headers: HeaderMap) -> Response<Bytes> {
+    let title = status.canonical_reason().unwrap_or_default();
+    let code = status.as_u16();
+    let body = serde_json::json!({
+        "type": "about:blank", "title": title, "status": code, "detail": detail, "reason": reason,
+        "request_id": request_id,
+    });
+    let mut response = json(status, "application/problem+json", body.to_string());
+    response.headers_mut().extend(headers);
+    response
+}
+
+/// A JSON answer that is never stored.
+#[must_use]
+pub fn json(status: StatusCode, content_type: &'static str, body: String) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+const fn denial_status(denial: &Denial) -> StatusCode {
+    match denial {
+        Denial::MultipleTokens => StatusCode::BAD_REQUEST,
+        Denial::InsufficientScope(_) | Denial::ClaimMismatch | Denial::CrossSite => StatusCode::FORBIDDEN,
+        Denial::MissingToken
+        | Denial::MalformedToken
+        | Denial::TokenTooLarge
+        | Denial::AlgNotAllowed
+        | Denial::TypNotAllowed
+        | Denial::CritNotSupported
+        | Denial::IssuerNotAllowed
+        | Denial::UnknownKey
+        | Denial::BadSignature
+        | Denial::MissingClaim
+        | Denial::MalformedClaim
+        | Denial::AudienceNotAllowed
+        | Denial::Expired
+        | Denial::NotYetValid
+        | Denial::IssuedInFuture
+        | Denial::LifetimeTooLong
+        | Denial::Revoked(_)
+        | Denial::SessionTooOld => StatusCode::UNAUTHORIZED,
+    }
+}
+
+/// What a caller is told: enough to act on, nothing about keys or other tokens.
+const fn denial_detail(denial: &Denial) -> &'static str {
+    match denial {
+        Denial::MissingToken => "a token is needed",
+        Denial::MultipleTokens => "exactly one token must be presented",
+        Denial::MalformedToken => "the token is malformed",
+        Denial::TokenTooLarge => "the token is too large",
+        Denial::AlgNotAllowed => "the signature algorithm is not allowed",
+        Denial::TypNotAllowed => "the token type is not allowed",
+        Denial::CritNotSupported => "the token needs an extension that is not supported",
+        Denial::IssuerNotAllowed => "the issuer is not known",
+        Denial::UnknownKey => "the signing key is not known",
+        Denial::BadSignature => "the signature does not verify",
+        Denial::MissingClaim => "a required claim is missing",
+        Denial::MalformedClaim => "a claim is malformed",
+        Denial::AudienceNotAllowed => "the token is meant for another audience",
+        Denial::Expired => "the token has expired",
+        Denial::NotYetValid => "the token is not valid yet",
+        Denial::IssuedInFuture => "the token was issued in the future",
+        Denial::LifetimeTooLong => "the token lives too long",
+        Denial::Revoked(_) => "the token was revoked",
+        Denial::SessionTooOld => "a new login is needed",
+        Denial::InsufficientScope(_) => "the token lacks a scope",
+        Denial::ClaimMismatch => "the token does not meet this route's conditions",
+        Denial::CrossSite => "a cookie from another site does not count",
+    }
+}
+
+/// The `WWW-Authenticate` value (RFC 6750 §3), parameters in fixed order.
+fn challenge(denial: &Denial, realm: &str) -> Option<HeaderValue> {
+    let realm = quoted(realm);
+    let text = match (denial, denial_status(denial)) {
+        (Denial::MissingToken, _) => format!("Bearer realm={realm}"),
+        (Denial::MultipleTokens, _) => format!("Bearer realm={realm}, error=\"invalid_request\""),
+        (Denial::MalformedToken | Denial::TokenTooLarge, _) => {
+            format!("Bearer realm={realm}, error=\"invalid_token\"")
+        }
+        (Denial::InsufficientScope(scope), _) => {
+            let scope = quoted(scope);
+            format!("Bearer realm={realm}, error=\"insufficient_scope\", scope={scope}")
+        }
+        (Denial::ClaimMismatch, _) => format!("Bearer realm={realm}, error=\"insufficient_scope\""),
+        (Denial::CrossSite, _) => return None,
+        (other, _) => {
+            let detail = quoted(denial_detail(other));
+            format!("Bearer realm={realm}, error=\"invalid_token\", error_description={detail}")
+        }
+    };
+    HeaderValue::from_str(&text).ok()
+}
+
+/// A quoted-string (RFC 9110 §5.6.4); bytes it cannot hold are left out.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for char in text.chars().filter(|char| matches!(char, ' '..='~')) {
+        if matches!(char, '"' | '\\') {
+            quoted.push('\\');
+        }
+        quoted.push(char);
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// The answer to a method that one of the gateway's own endpoints does not have.
+#[must_use]
+pub fn wrong_method(method: &Method, allowed: &'static str) -> Option<Refusal> {
+    let fits = allowed.split(", ").any(|name| name == method.as_str());
+    (!fits).then_some(Refusal::MethodNotAllowed(allowed))
+}
+
+/// Names that answers to browsers expose.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -1,0 +1,315 @@
+//! Bodies on their way through: counted, bounded, timed, and never gathered.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use super::record::Record;
+use super::upstream::Lease;
+
+/// How the sending of a request body stands; shared by the body and whoever waits for the answer.
+#[derive(Debug, Default)]
+pub struct Progress {
+    received: Cell<u64>,
+    complete: Cell<bool>,
+    failure: Cell<Option<BodyFailure>>,
+}
+
+/// What went wrong with a request body, by the client's fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BodyFailure {
+    /// Its framing is broken, or the client went away.
+    #[error("the request body broke off")]
+    Broken,
+    /// It is larger than the route allows.
+    #[error("the request body is too large")]
+    TooLarge,
+    /// It came too slowly.
+    #[error("the request body came too slowly")]
+    TooSlow,
+}
+
+impl Progress {
+    /// Bytes of the body that came so far.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.received.get()
+    }
+
+    /// Whether all of it came.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.complete.get()
+    }
+
+    /// What went wrong with it.
+    #[must_use]
+    pub fn failure(&self) -> Option<BodyFailure> {
+        self.failure.get()
+    }
+}
+
+/// A request body must bring this many bytes in each `limits.body_timeout`: one byte now and then does
+/// not hold a server's connection.
+const LEAST_PROGRESS: u64 = 1024;
+
+/// A request body on its way to an upstream. Trailers are dropped: an upstream may take them for
+/// header fields that nobody has cleaned.
+#[derive(Debug)]
+pub struct RequestBody {
+    incoming: Option<Incoming>,
+    progress: Rc<Progress>,
+    limit: u64,
+    patience: Duration,
+    deadline: Option<(u64, Pin<Box<Sleep>>)>,
+}
+
+impl RequestBody {
+    /// A body of at most `limit` bytes, each [`LEAST_PROGRESS`] of them within `patience`.
+    #[must_use]
+    pub fn new(incoming: Incoming, limit: Option<u64>, patience: Duration) -> Self {
+        let progress = Rc::new(Progress::default());
+        let incoming = if incoming.is_end_stream() {
+            progress.complete.set(true);
+            None
+        } else {
+            Some(incoming)
+        };
+        Self { incoming, progress, limit: limit.unwrap_or(u64::MAX), patience, deadline: None }
+    }
+
+    /// Its progress, to be watched from outside.
+    #[must_use]
+    pub fn progress(&self) -> Rc<Progress> {
+        Rc::clone(&self.progress)
+    }
+
+    fn fail(&mut self, failure: BodyFailure) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
+        self.incoming = None;
+        self.progress.failure.set(Some(failure));
+        Poll::Ready(Some(Err(failure)))
+    }
+
+    /// Whether the client has been too slow. Asked only while nothing comes.
+    fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
+        let received = self.progress.received.get();
+        let (from, sleep) =
+            self.deadline.get_or_insert_with(|| (received, Box::pin(tokio::time::sleep(self.patience))));
+        while sleep.as_mut().poll(cx).is_ready() {
+            if received < from.saturating_add(LEAST_PROGRESS) {
+                return true;
+            }
+            *from = received;
+            sleep.as_mut().reset(Instant::now() + self.patience);
+        }
+        false
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyFailure;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = self.get_mut();
+        loop {
+            let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
+            let frame = match Pin::new(incoming).poll_frame(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending if this.is_overdue(cx) => return this.fail(BodyFailure::TooSlow),
+                Poll::Pending => return Poll::Pending,
+            };
+            match frame {
+                None => {
+                    this.incoming = None;
+                    this.progress.complete.set(true);
+                    return Poll::Ready(None);
+                }
+                Some(Err(_)) => return this.fail(BodyFailure::Broken),
+                Some(Ok(frame)) => {
+                    let Ok(data) = frame.into_data() else { continue };
+                    let received = this.progress.received.get() + data.len() as u64;
+                    this.progress.received.set(received);
+                    if received > this.limit {
+                        return this.fail(BodyFailure::TooLarge);
+                    }
+                    if this.incoming.as_ref().is_some_and(Body::is_end_stream) {
+                        this.progress.complete.set(true);
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream) && self.progress.failure.get().is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// A response body on its way to the client.
+pub struct ResponseBody {
+    content: Content,
+    sent: u64,
+    record: Option<Box<Record>>,
+}
+
+enum Content {
+    Empty,
+    Whole(Bytes),
+    Upstream(Box<UpstreamBody>),
+}
+
+/// A response body that still comes in, with the connection it comes in on.
+pub struct UpstreamBody {
+    incoming: Incoming,
+    lease: Lease,
+    patience: Duration,
+    /// The end of the time the route gives to the whole exchange.
+    until: Option<Instant>,
+    silence: Option<Pin<Box<Sleep>>>,
+}
+
+/// Why a response body ended early. The client's connection is closed, so that half a body is not
+/// taken for a whole one.
+#[derive(Debug, thiserror::Error)]
+pub enum CutShort {
+    /// The upstream broke off.
+    #[error("the upstream broke off")]
+    Broken(#[source] hyper::Error),
+    /// The upstream fell silent, or the route's time is over.
+    #[error("the upstream took too long")]
+    Slow,
+}
+
+impl ResponseBody {
+    /// A body that is all there.
+    #[must_use]
+    pub fn whole(bytes: Bytes) -> Self {
+        let content = if bytes.is_empty() { Content::Empty } else { Content::Whole(bytes) };
+        Self { content, sent: 0, record: None }
+    }
+
+    /// A body that comes from an upstream, with at most `patience` of silence and wholly before `until`.
+    #[must_use]
+    pub fn upstream(incoming: Incoming, mut lease: Lease, patience: Duration, until: Option<Instant>) -> Self {
+        if incoming.is_end_stream() {
+            lease.response_complete();
+            return Self::whole(Bytes::new());
+        }
+        let body = UpstreamBody { incoming, lease, patience, until, silence: None };
+        Self { content: Content::Upstream(Box::new(body)), sent: 0, record: None }
+    }
+
+    /// Keeps `record` until this body has ended.
+    #[must_use]
+    pub fn recorded(mut self, record: Box<Record>) -> Self {
+        self.record = Some(record);
+        self
+    }
+}
+
+impl UpstreamBody {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
+        loop {
+            let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    ready!(self.poll_silence(cx));
+                    self.lease.failed_slow();
+                    return Poll::Ready(Some(Err(CutShort::Slow)));
+                }
+            };
+            self.silence = None;
+            return Poll::Ready(match frame {
+                None => {
+                    self.lease.response_complete();
+                    None
+                }
+                Some(Err(error)) => {
+                    self.lease.failed_broken();
+                    Some(Err(CutShort::Broken(error)))
+                }
+                Some(Ok(frame)) => {
+                    // Trailers are dropped: nobody has cleaned them.
+                    let Ok(data) = frame.into_data() else { continue };
+                    if self.incoming.is_end_stream() {
+                        self.lease.response_complete();
+                    }
+                    Some(Ok(Frame::data(data)))
+                }
+            });
+        }
+    }
+
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let silence = self.silence.get_or_insert_with(|| {
+            let at = Instant::now() + self.patience;
+            Box::pin(tokio::time::sleep_until(self.until.map_or(at, |until| until.min(at))))
+        });
+        silence.as_mut().poll(cx)
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = CutShort;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = self.get_mut();
+        let frame = match &mut this.content {
+            Content::Empty => None,
+            Content::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                this.content = Content::Empty;
+                Some(Ok(Frame::data(bytes)))
+            }
+            Content::Upstream(body) => ready!(body.poll_frame(cx)),
+        };
+        if let Some(Ok(frame)) = &frame {
+            this.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Empty => true,
+            Content::Whole(_) => false,
+            Content::Upstream(body) => body.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Empty => SizeHint::with_exact(0),
+            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Upstream(body) => body.incoming.size_hint(),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if let Some(record) = &mut self.record {
+            record.bytes_out = self.sent;
+        }
+    }
+}

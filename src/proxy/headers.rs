@@ -1,0 +1,430 @@
+//! What goes upstream, and what comes back, besides the bodies.
+//!
+//! The rule is: strip first, then set. Hop-by-hop fields (RFC 9110 §7.6.1), whatever `Connection`
+//! names, and every spelling of every field that upstreams may take for the gateway's word are
+//! removed; only then are the gateway's own put in.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use ipnet::IpNet;
+use serde_json::Value;
+
+use crate::config::{Identity, TokenPlace};
+use crate::gate::Verified;
+use crate::token::Claims;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+const VIA: HeaderValue = HeaderValue::from_static("1.1 portcullis");
+const HTTP: HeaderValue = HeaderValue::from_static("http");
+
+/// Fields that end at the gateway in both directions.
+const HOP_BY_HOP: [&str; 9] = [
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Fields by which a proxy says whom it speaks for; believed from trusted proxies only.
+const FORWARDING: [&str; 5] = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"];
+
+/// Fields with which a client could make an upstream see another request than the one judged. The last
+/// four are the gateway's own words to clients and from login services.
+const MISLEADING: [&str; 13] = [
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-server",
+    "x-forwarded-uri",
+    "x-forwarded-method",
+    "x-original-url",
+    "x-original-uri",
+    "x-rewrite-url",
+    "x-http-method-override",
+    "x-session-token",
+    "x-session-expires",
+    "x-session-grant",
+    "x-auth-request-account",
+];
+
+/// Removes what must not reach an upstream. Built once for a configuration.
+#[derive(Debug)]
+pub struct Cleaner {
+    /// First bytes of names that need a closer look, so that most are passed over at once.
+    suspect: [bool; 256],
+    /// Names never let through, folded.
+    refused: HashSet<Vec<u8>>,
+    /// Names let through from trusted proxies in their exact spelling, folded.
+    forwarding: HashSet<Vec<u8>>,
+}
+
+impl Cleaner {
+    /// A cleaner that knows every identity header any of `mappings` may set.
+    #[must_use]
+    pub fn new<'a>(mappings: impl IntoIterator<Item = &'a Identity>) -> Self {
+        let identity = mappings.into_iter().flat_map(|mapping| &mapping.headers).map(|(name, _)| name.as_str());
+        let refused: HashSet<_> = identity.chain(MISLEADING).map(fold).collect();
+        let forwarding: HashSet<_> = FORWARDING.into_iter().map(fold).collect();
+        let hop = HOP_BY_HOP.iter().map(|name| name.as_bytes()[0]);
+        let mut suspect = [false; 256];
+        for first in refused.iter().chain(&forwarding).filter_map(|name| name.first().copied()).chain(hop) {
+            suspect[usize::from(first)] = true;
+        }
+        for other in 0..=255_u8 {
+            suspect[usize::from(other)] |= !other.is_ascii_alphanumeric();
+        }
+        Self { suspect, refused, forwarding }
+    }
+
+    /// Removes hop-by-hop fields, what `Connection` names, identity fields in every spelling, and
+    /// forwarding fields unless the peer is `trusted`.
+    pub fn clean(&self, headers: &mut HeaderMap, trusted: bool) {
+        let mut gone: Vec<HeaderName> = connection_options(headers);
+        for name in headers.keys() {
+            let Some(first) = name.as_str().as_bytes().first() else { continue };
+            if self.suspect[usize::from(*first)] && self.must_go(name.as_str(), trusted) {
+                gone.push(name.clone());
+            }
+        }
+        for name in gone {
+            headers.remove(name);
+        }
+    }
+
+    fn must_go(&self, name: &str, trusted: bool) -> bool {
+        if HOP_BY_HOP.contains(&name) {
+            return true;
+        }
+        let folded = fold(name);
+        let forwarding = self.forwarding.contains(&folded);
+        self.refused.contains(&folded) || forwarding && !(trusted && FORWARDING.contains(&name))
+    }
+}
+
+/// A name as the sloppiest upstream reads it: letters and digits alone (`X_User_Id` is `X-User-Id` to
+/// whoever turns names into environment variables).
+fn fold(name: &str) -> Vec<u8> {
+    name.bytes().filter(u8::is_ascii_alphanumeric).map(|byte| byte.to_ascii_lowercase()).collect()
+}
+
+/// The field names that `Connection` lists (RFC 9110 §7.6.1).
+fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
+    if !headers.contains_key(header::CONNECTION) {
+        return Vec::new();
+    }
+    let fields = headers.get_all(header::CONNECTION).iter();
+    let options = fields.flat_map(|field| field.as_bytes().split(|byte| *byte == b','));
+    options.filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok()).collect()
+}
+
+/// Removes hop-by-hop fields from a response.
+pub fn clean_response(headers: &mut HeaderMap) {
+    for name in connection_options(headers) {
+        headers.remove(name);
+    }
+    for name in [
+        header::CONNECTION,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        header::PROXY_AUTHENTICATE,
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ] {
+        headers.remove(name);
+    }
+}
+
+/// Removes the token that came in `place`, and leaves the rest of that field.
+pub fn remove_token(headers: &mut HeaderMap, place: &TokenPlace) {
+    match place {
+        TokenPlace::Header(name) => {
+            headers.remove(name);
+        }
+        TokenPlace::Cookie(name) => remove_cookie(headers, name),
+    }
+}
+
+/// Removes every cookie called `name`.
+pub fn remove_cookie(headers: &mut HeaderMap, name: &str) {
+    let names_it = |pair: &[u8]| {
+        let pair = pair.trim_ascii();
+        let end = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
+        pair[..end].trim_ascii() == name.as_bytes()
+    };
+    let fields: Vec<_> = headers.get_all(header::COOKIE).iter().cloned().collect();
+    if !fields.iter().any(|field| field.as_bytes().split(|byte| *byte == b';').any(names_it)) {
+        return;
+    }
+    headers.remove(header::COOKIE);
+    for field in fields {
+        let kept: Vec<_> = field
+            .as_bytes()
+            .split(|byte| *byte == b';')
+            .filter(|pair| !names_it(pair) && !pair.trim_ascii().is_empty())
+            .map(<[u8]>::trim_ascii)
+            .collect();
+        if !kept.is_empty()
+            && let Ok(value) = HeaderValue::from_bytes(&kept.join(&b"; "[..]))
+        {
+            headers.append(header::COOKIE, value);
+        }
+    }
+}
+
+/// Where a request came from, prepared once for a connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The address the connection came from.
+    pub address: IpAddr,
+    /// The same as a field value.
+    text: HeaderValue,
+}
+
+impl Peer {
+    /// The peer at `address`.
+    #[must_use]
+    pub fn new(address: IpAddr) -> Self {
+        let address = address.to_canonical();
+        let text = HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
+        Self { address, text }
+    }
+
+    /// Whether its forwarding fields are believed.
+    #[must_use]
+    pub fn is_trusted(&self, proxies: &[IpNet]) -> bool {
+        proxies.iter().any(|net| net.contains(&self.address))
+    }
+
+    /// The client: the last address in `X-Forwarded-For` that is not a trusted proxy's, or the peer.
+    #[must_use]
+    pub fn client(&self, headers: &HeaderMap, proxies: &[IpNet]) -> IpAddr {
+        if !self.is_trusted(proxies) {
+            return self.address;
+        }
+        let fields: Vec<_> = headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|field| field.to_str().ok()).collect();
+        let mut client = self.address;
+        for entry in fields.iter().rev().flat_map(|field| field.rsplit(',')) {
+            let Ok(address) = entry.trim().parse::<IpAddr>() else { break };
+            client = address.to_canonical();
+            if !proxies.iter().any(|net| net.contains(&client)) {
+                break;
+            }
+        }
+        client
+    }
+}
+
+/// Says whom the request comes from. The request has been cleaned: what is left of these fields came
+/// from a trusted proxy, and is added to.
+pub fn set_forwarding(headers: &mut HeaderMap, peer: &Peer, host: Option<&HeaderValue>, request_id: &HeaderValue) {
+    append(headers, &X_FORWARDED_FOR, &peer.text);
+    if !headers.contains_key(&X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, HTTP);
+    }
+    if let Some(host) = host
+        && !headers.contains_key(&X_FORWARDED_HOST)
+    {
+        headers.insert(X_FORWARDED_HOST, host.clone());
+    }
+    append(headers, &header::VIA, &VIA);
+    if !is_traceparent(headers) {
+        headers.remove(&TRACEPARENT);
+        headers.remove(&TRACESTATE);
+    }
+    headers.insert(X_REQUEST_ID, request_id.clone());
+}
+
+/// A trusted proxy's request id, if it is a sensible one.
+#[must_use]
+pub fn request_id(headers: &HeaderMap, trusted: bool) -> Option<HeaderValue> {
+    let id = headers.get(&X_REQUEST_ID).filter(|_| trusted)?;
+    let fits = (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
+    fits.then(|| id.clone())
+}
+
+/// Whether there is one well-formed `traceparent` (W3C Trace Context §3.2), or none at all.
+fn is_traceparent(headers: &HeaderMap) -> bool {
+    let mut fields = headers.get_all(&TRACEPARENT).iter();
+    let (Some(value), None) = (fields.next(), fields.next()) else {
+        return !headers.contains_key(&TRACEPARENT) && !headers.contains_key(&TRACESTATE);
+    };
+    let mut parts = value.as_bytes().split(|byte| *byte == b'-');
+    let mut part = |length: usize| {
+        parts.next().is_some_and(|part| {
+            part.len() == length && part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        })
+    };
+    part(2) && part(32) && part(16) && part(2) && parts.next().is_none() && !value.as_bytes().starts_with(b"ff")
+}
+
+/// Adds to a list field, keeping what is there.
+fn append(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
+    let joined = {
+        let mut fields = headers.get_all(name).iter();
+        match fields.next() {
+            None => None,
+            Some(first) => {
+                let mut text = first.as_bytes().to_vec();
+                for field in fields.chain([value]) {
+                    text.extend_from_slice(b", ");
+                    text.extend_from_slice(field.as_bytes());
+                }
+                HeaderValue::from_bytes(&text).ok()
+            }
+        }
+    };
+    headers.insert(name.clone(), joined.unwrap_or_else(|| value.clone()));
+}
+
+/// The identity fields of a token under one mapping. A missing or null claim gives no field.
+#[must_use]
+pub fn identity(mapping: &Identity, verified: &Verified) -> Rc<[(HeaderName, HeaderValue)]> {
+    let fields = mapping.headers.iter();
+    fields.filter_map(|(name, claim)| Some((name.clone(), claim_value(&verified.claims, claim)?))).collect()
+}
+
+/// A claim as a field value: text as it is, numbers and booleans as JSON, lists joined by commas (a
+/// comma or backslash within a member escaped with a backslash), objects as JSON. Bytes that a field
+/// may not carry are percent-encoded, and so is `%`, so that every value has one spelling.
+fn claim_value(claims: &Claims, name: &str) -> Option<HeaderValue> {
+    let text = match claims.find(name)? {
+        Value::Null => return None,
+        Value::String(text) => text.clone(),
+        Value::Array(members) => {
+            let members = members.iter().map(|member| match member {
+                Value::String(text) => text.replace('\\', "\\\\").replace(',', "\\,"),
+                other => other.to_string(),
+            });
+            members.collect::<Vec<_>>().join(",")
+        }
+        other @ (Value::Bool(_) | Value::Number(_) | Value::Object(_)) => other.to_string(),
+    };
+    let mut value = Vec::with_capacity(text.len());
+    for byte in text.bytes() {
+        if (0x20..0x7f).contains(&byte) && byte != b'%' {
+            value.push(byte);
+        } else {
+            const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+            value.extend_from_slice(&[b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        }
+    }
+    HeaderValue::from_bytes(&value).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            headers.append(name, HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    fn cleaner() -> Cleaner {
+        let header = HeaderName::from_static("x-auth-request-user");
+        Cleaner::new([&Identity { headers: vec![(header, "sub".to_owned())] }])
+    }
+
+    #[test]
+    fn every_spelling_of_an_identity_field_is_removed() {
+        let spellings = ["X-Auth-Request-User", "x_auth_request_user", "X.Auth.Request.User", "_x-auth!request#user"];
+        for spelling in spellings {
+            let mut headers = map(&[(spelling, "admin"), ("accept", "*/*")]);
+            cleaner().clean(&mut headers, true);
+            assert_eq!(headers.len(), 1, "{spelling}");
+        }
+    }
+
+    #[test]
+    fn hop_by_hop_fields_and_what_connection_names_are_removed() {
+        let mut headers = map(&[
+            ("connection", "close, X-Secret"),
+            ("connection", "keep-alive"),
+            ("x-secret", "1"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("upgrade", "h2c"),
+            ("proxy-authorization", "Basic eA=="),
+            ("cookie", "a=1"),
+        ]);
+        cleaner().clean(&mut headers, false);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["cookie"]);
+    }
+
+    #[test]
+    fn forwarding_fields_are_believed_from_trusted_peers_only() {
+        let given = || map(&[("x-forwarded-for", "1.2.3.4"), ("x_forwarded_for", "6.6.6.6"), ("forwarded", "for=1.2.3.4")]);
+        let mut headers = given();
+        cleaner().clean(&mut headers, false);
+        assert!(headers.is_empty());
+        let mut headers = given();
+        cleaner().clean(&mut headers, true);
+        assert_eq!(headers.len(), 2);
+        let peer = Peer::new([10, 0, 0, 1].into());
+        set_forwarding(&mut headers, &peer, None, &HeaderValue::from_static("id"));
+        assert_eq!(headers["x-forwarded-for"], "1.2.3.4, 10.0.0.1");
+    }
+
+    #[test]
+    fn the_client_is_the_last_address_that_is_not_a_proxy() {
+        let proxies = ["10.0.0.0/8".parse().unwrap()];
+        let peer = Peer::new([10, 0, 0, 1].into());
+        for (field, client) in [
+            ("1.1.1.1, 2.2.2.2, 10.0.0.9", "2.2.2.2"),
+            ("2.2.2.2", "2.2.2.2"),
+            ("nonsense, 10.0.0.9", "10.0.0.9"),
+            ("10.0.0.8", "10.0.0.8"),
+        ] {
+            let found = peer.client(&map(&[("x-forwarded-for", field)]), &proxies);
+            assert_eq!(found.to_string(), client, "{field}");
+        }
+        let stranger = Peer::new([9, 9, 9, 9].into());
+        assert_eq!(stranger.client(&map(&[("x-forwarded-for", "1.1.1.1")]), &proxies).to_string(), "9.9.9.9");
+    }
+
+    #[test]
+    fn one_cookie_is_removed_and_the_others_stay() {
+        for (cookies, left) in [
+            ("a=1; __Host-session=x; b=2", Some("a=1; b=2")),
+            ("__Host-session=x", None),
+            ("__Host-session=x;__Host-session=y; c=3", Some("c=3")),
+            ("a=__Host-session=x", Some("a=__Host-session=x")),
+        ] {
+            let mut headers = map(&[("cookie", cookies)]);
+            remove_cookie(&mut headers, "__Host-session");
+            assert_eq!(headers.get("cookie").map(|value| value.to_str().unwrap()), left, "{cookies}");
+        }
+    }
+
+    #[test]
+    fn broken_trace_context_is_dropped_and_a_good_one_kept() {
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        for (value, kept) in [(good, true), ("00-zz-00f067aa0ba902b7-01", false), ("nonsense", false)] {
+            let mut headers = map(&[("traceparent", value), ("tracestate", "a=1")]);
+            let peer = Peer::new([10, 0, 0, 1].into());
+            set_forwarding(&mut headers, &peer, None, &HeaderValue::from_static("id"));
+            assert_eq!(headers.contains_key("traceparent"), kept, "{value}");
+            assert_eq!(headers.contains_key("tracestate"), kept, "{value}");
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! One request, from its head to its answer.
+//!
+//! [`serve`] is the outer half: it records, counts and turns refusals into answers. [`pass`] is the
+//! inner half, the walk itself: target, route, token, decision, headers, upstream, renewal. Nothing
+//! reaches an upstream without a [`Permit`](crate::gate::Permit), which forwarding consumes.
+
+pub mod answer;
+pub mod body;
+mod endpoint;
+mod explain;
+mod headers;
+mod path;
+mod record;
+mod renewal;
+mod route;
+mod snapshot;
+mod target;
+mod upstream;
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header};
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
+
+use self::answer::{Context, Refusal};
+use self::body::{BodyFailure, RequestBody, ResponseBody};
+pub use self::explain::explain;
+pub use self::headers::Peer;
+use self::record::Record;
+pub use self::snapshot::{Local, Shared, Snapshot, Worker};
+use self::target::Target;
+use self::upstream::{ForwardError, Lease};
+use crate::config::{Route, TokenPlace};
+use crate::gate::{Denial, Demand, Permit, Remembered, Requirement};
+use crate::session::origin;
+use crate::token::present::{PresentError, Presented, present};
+
+/// Answers one request. Never fails: whatever goes wrong has an answer.
+///
+/// `objection` is what the connection found wrong with the head.
+///
+/// # Errors
+///
+/// None.
+pub async fn serve(
+    worker: Rc<Worker>,
+    peer: Rc<Peer>,
+    objection: Option<Refusal>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let local = worker.local();
+    let config = &local.snapshot.config;
+    let trusted = peer.is_trusted(&config.trusted_proxies);
+    let request_id = headers::request_id(request.headers(), trusted).unwrap_or_else(fresh_request_id);
+    let client = peer.client(request.headers(), &config.trusted_proxies);
+    let now = local.shared.clock.now();
+    let mut record = Box::new(Record::begin(Rc::clone(&local), now, client, request.method().clone(), request_id));
+    let outcome = match objection {
+        Some(objection) => Err(objection),
+        None => pass(&local, &peer, trusted, &mut record, request).await,
+    };
+    let mut response = match outcome {
+        Ok(response) => response,
+        Err(refusal) => refuse(&local, &mut record, &refusal),
+    };
+    response.headers_mut().insert(answer::REQUEST_ID, record.request_id.clone());
+    record.status = response.status();
+    Ok(response.map(|body| body.recorded(record)))
+}
+
+/// The walk of a request.
+async fn pass(
+    local: &Rc<Local>,
+    peer: &Peer,
+    trusted: bool,
+    record: &mut Record,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Refusal> {
+    let snapshot = &local.snapshot;
+    let (mut head, incoming) = request.into_parts();
+    let target = target::read(&head.method, &head.uri, head.version, &head.headers)?;
+    if snapshot.access_log.enabled() {
+        record.target = Some(Box::new((target.host.clone().into_owned(), target.path.forwarded.clone().into_owned())));
+    }
+    if let Some(endpoint) = endpoint::find(snapshot, target.path.matched()) {
+        return endpoint::answer(endpoint, local, record, &head, target.query, incoming).await;
+    }
+    let found = snapshot.routes.find(&target.host, target.path.matched(), &head.method);
+    let route_index = found.ok_or(Refusal::NoRoute)?;
+    let route = snapshot.config.routes.get(route_index).ok_or(Refusal::NoRoute)?;
+    record.route = Some(route_index);
+
+    let authority = target.authority.clone();
+    let (permit, place) = match &route.auth {
+        Requirement::Public => (Permit::public(), None),
+        Requirement::Token(demand) => {
+            let (permit, place) = decide(local, record, demand, &head, authority.as_ref())?;
+            (permit, Some(place))
+        }
+    };
+    let renewal = renewal::plan(snapshot, &permit, record.time);
+    let earlier = if route.login { renewal::earlier_session(snapshot, &head.headers) } else { None };
+
+    let length = content_length(&head.headers, &incoming);
+    if let (Some(limit), Some(length)) = (route.max_body, length)
+        && length > limit
+    {
+        return Err(Refusal::BodyTooLarge);
+    }
+    if let Some(uri) = rewritten(&target, &head.uri) {
+        head.uri = uri;
+    }
+    head.version = Version::HTTP_11;
+    let fields = &mut head.headers;
+    snapshot.cleaner.clean(fields, trusted);
+    if !route.forward_token {
+        remove_tokens(local, fields, place);
+    }
+    if let Some(authority) = authority {
+        fields.insert(header::HOST, authority);
+    }
+    let host = fields.get(header::HOST).cloned();
+    headers::set_forwarding(fields, peer, host.as_ref(), &record.request_id);
+    fields.remove(header::EXPECT);
+    if let Some(length) = length {
+        fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    let body = RequestBody::new(incoming, route.max_body, snapshot.config.limits.body_timeout);
+    record.body = Some(body.progress());
+
+    let request = Request::from_parts(head, body);
+    let (mut response, permit) = forward(local, record, route_index, route, permit, request).await?;
+    let credential = place.and_then(|place| snapshot.config.token.from.get(place));
+    renewal::finish(local, record, route, &permit, renewal, earlier, credential, response.headers_mut_and_status()).await?;
+    Ok(response.into_response())
+}
+
+/// The decision about a request that needs a token, and the place the token was in.
+fn decide(
+    local: &Local,
+    record: &mut Record,
+    demand: &Demand,
+    head: &http::request::Parts,
+    authority: Option<&HeaderValue>,
+) -> Result<(Permit, usize), Refusal> {
+    let snapshot = &local.snapshot;
+    let places = &snapshot.config.token.from;
+    let deny = |record: &Record, denial: Denial, issuer| {
+        record.denied(&denial, issuer);
+        Refusal::Denied(denial)
+    };
+    let presented = match present(&head.headers, places) {
+        Ok(Some(presented)) => presented,
+        Ok(None) => return Err(deny(record, Denial::MissingToken, None)),
+        Err(PresentError::Several | PresentError::Malformed) => {
+            return Err(deny(record, Denial::MultipleTokens, None));
+        }
+    };
+    let Presented { token, place } = presented;
+    record.cookie_borne = matches!(places.get(place), Some(TokenPlace::Cookie(_)));
+    if record.cookie_borne {
+        let host = authority.map_or_else(|| origin::host(&head.headers), |host| host.to_str().unwrap_or_default());
+        if !origin::same_origin(&head.method, &head.headers, host) {
+            return Err(deny(record, Denial::CrossSite, None));
+        }
+    }
+    let began = std::time::Instant::now();
+    match snapshot.gate.admit(&local.cache, token, demand, record.time) {
+        Ok(admission) => {
+            let metrics = &local.shared.metrics;
+            if admission.cached { &metrics.token_cache_hits } else { &metrics.token_cache_misses }.inc();
+            if let Some(algorithm) = admission.verified {
+                metrics.verified(algorithm, began.elapsed());
+            }
+            if let Some(metrics) = snapshot.decision_metrics.get(admission.issuer) {
+                metrics.permitted();
+            }
+            record.bearer = admission.permit.bearer().cloned();
+            Ok((admission.permit, place))
+        }
+        Err(stage) => Err(deny(record, stage.denial, stage.issuer)),
+    }
+}
+
+/// Sends the request on. The permit is consumed, and comes back with the response: there is no way
+/// here without one.
+async fn forward(
+    local: &Rc<Local>,
+    record: &mut Record,
+    route_index: usize,
+    route: &Route,
+    permit: Permit,
+    mut request: Request<RequestBody>,
+) -> Result<(Forwarded, Permit), Refusal> {
+    let snapshot = &local.snapshot;
+    if let (Some(bearer), Some(mapping)) = (permit.bearer(), snapshot.mapping_of.get(route_index)) {
+        set_identity(snapshot, bearer, *mapping, request.headers_mut());
+    }
+    let Some(pool) = local.pools.get(route.upstream) else { return Err(Refusal::Internal) };
+    let until = route.timeout.map(|timeout| Instant::now() + timeout);
+    let began = std::time::Instant::now();
+    let sending = pool.send(request, route.preserve_host);
+    let outcome = match until {
+        None => sending.await,
+        Some(until) => timeout_at(until, sending).await.unwrap_or(Err(ForwardError::Slow)),
+    };
+    record.upstream_took = Some(began.elapsed());
+    let (response, lease) = outcome.map_err(|error| refusal_of(&error))?;
+    let patience = snapshot.config.upstreams.get(route.upstream).map_or(Duration::MAX, |it| it.response_timeout);
+    Ok((Forwarded::new(response, lease, patience, until)?, permit))
+}
+
+/// A response to be handed on, with its head cleaned.
+struct Forwarded {
+    head: http::response::Parts,
+    body: ResponseBody,
+}
+
+impl Forwarded {
+    fn new(
+        response: Response<Incoming>,
+        mut lease: Lease,
+        patience: Duration,
+        until: Option<Instant>,
+    ) -> Result<Self, Refusal> {
+        let (mut head, incoming) = response.into_parts();
+        if !is_forwardable(&head) {
+            lease.failed_broken();
+            return Err(Refusal::UpstreamBroken);
+        }
+        headers::clean_response(&mut head.headers);
+        if let (Some(length), Some(_)) =
+            (http_body::Body::size_hint(&incoming).exact(), head.headers.get(header::CONTENT_LENGTH))
+            && !http_body::Body::is_end_stream(&incoming)
+        {
+            // The number as it was understood, whatever its spelling was.
+            head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        head.version = Version::HTTP_11;
+        let body = ResponseBody::upstream(incoming, lease, patience, until);
+        Ok(Self { head, body })
+    }
+
+    const fn headers_mut_and_status(&mut self) -> (&mut http::HeaderMap, StatusCode) {
+        (&mut self.head.headers, self.head.status)
+    }
+
+    fn into_response(self) -> Response<ResponseBody> {
+        Response::from_parts(self.head, self.body)
+    }
+}
+
+/// Whether a response has one meaning. Nothing was asked to be upgraded, so a 101 answers something
+/// that nobody judged; a coding beside chunked, or two framings at once, is read differently by others.
+fn is_forwardable(head: &http::response::Parts) -> bool {
+    let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
+    let framed_once = match codings.next() {
+        None => true,
+        Some(coding) => {
+            coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+                && codings.next().is_none()
+                && !head.headers.contains_key(header::CONTENT_LENGTH)
+        }
+    };
+    framed_once && !head.status.is_informational()
+}
+
+fn set_identity(snapshot: &Snapshot, bearer: &Remembered, mapping: usize, fields: &mut http::HeaderMap) {
+    let Some(named) = snapshot.mappings.get(mapping) else { return };
+    for (name, value) in bearer.identity(mapping, |verified| headers::identity(named, verified)).iter() {
+        fields.insert(name.clone(), value.clone());
+    }
+}
+
+/// Removes the token that was presented, and on every route the session cookie: it is the gateway's own.
+fn remove_tokens(local: &Local, fields: &mut http::HeaderMap, place: Option<usize>) {
+    let snapshot = &local.snapshot;
+    if place.is_some() {
+        // Identical copies count as one token, so it may be in several places.
+        for place in &snapshot.config.token.from {
+            let holds = match place {
+                TokenPlace::Header(header::AUTHORIZATION) => fields
+                    .get(header::AUTHORIZATION)
+                    .is_some_and(|value| value.as_bytes().get(..7).is_some_and(|it| it.eq_ignore_ascii_case(b"bearer "))),
+                TokenPlace::Header(_) | TokenPlace::Cookie(_) => true,
+            };
+            if holds {
+                headers::remove_token(fields, place);
+            }
+        }
+    }
+    if let Some(sessions) = &snapshot.sessions {
+        headers::remove_cookie(fields, &sessions.config().cookie);
+    }
+}
+
+/// The length a request says its body has, as a number.
+fn content_length(fields: &http::HeaderMap, incoming: &Incoming) -> Option<u64> {
+    fields.get(header::CONTENT_LENGTH)?;
+    http_body::Body::size_hint(incoming).exact()
+}
+
+/// The target to go upstream, if it is not the very one that came.
+fn rewritten(target: &Target<'_>, uri: &Uri) -> Option<Uri> {
+    if uri.authority().is_none() && uri.path() == target.path.forwarded {
+        return None;
+    }
+    let mut text = target.path.forwarded.to_string();
+    if let Some(query) = target.query {
+        text.push('?');
+        text.push_str(query);
+    }
+    PathAndQuery::try_from(text).ok().map(Uri::from)
+}
+
+const fn refusal_of(error: &ForwardError) -> Refusal {
+    match error {
+        ForwardError::Unreachable => Refusal::UpstreamUnreachable,
+        ForwardError::Slow => Refusal::UpstreamSlow,
+        ForwardError::Broken => Refusal::UpstreamBroken,
+        ForwardError::Body(BodyFailure::Broken) => Refusal::BodyBroken,
+        ForwardError::Body(BodyFailure::TooLarge) => Refusal::BodyTooLarge,
+        ForwardError::Body(BodyFailure::TooSlow) => Refusal::BodyTooSlow,
+    }
+}
+
+/// Answers with a refusal. A revoked token in a cookie is cleared with it; one that has merely expired
+/// is not, for another tab may just have renewed it.
+fn refuse(local: &Local, record: &mut Record, refusal: &Refusal) -> Response<ResponseBody> {
+    record.reason = Some(refusal.reason());
+    let config = &local.snapshot.config;
+    let context = Context { realm: &config.token.realm, request_id: record.request_id() };
+    let mut response = refusal.response(context);
+    if record.cookie_borne && matches!(refusal, Refusal::Denied(Denial::Revoked(_))) {
+        renewal::clear_cookie(&local.snapshot, response.headers_mut());
+    }
+    response.map(ResponseBody::whole)
+}
+
+/// A new request id: 128 random bits, not to be guessed from another.
+fn fresh_request_id() -> HeaderValue {
+    let id = uuid::Uuid::from_u128(rand::random());
+    HeaderValue::from_str(id.simple().encode_lower(&mut uuid::Uuid::encode_buffer()))
+        .unwrap_or(HeaderValue::from_static("none"))
+}

@@ -1,0 +1,138 @@
+//! What is remembered of one request until its response has ended: for the metrics and the access log.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use http::{HeaderValue, Method, StatusCode};
+
+use super::body::Progress;
+use super::snapshot::Local;
+use crate::gate::{Denial, Remembered};
+use crate::telemetry::Line;
+use crate::time::Timestamp;
+
+/// One request on its way. Whatever becomes of it, it is counted and logged once: when this is dropped,
+/// with the response body or, if the client went away before there was one, with the request.
+#[derive(Debug)]
+pub struct Record {
+    /// The worker's side of the configuration it runs under.
+    pub local: Rc<Local>,
+    /// When its head had been read: the `now` of its decision.
+    pub time: Timestamp,
+    /// The same on the clock that only goes forward.
+    pub started: Instant,
+    /// Its id.
+    pub request_id: HeaderValue,
+    /// Where it came from.
+    pub client: IpAddr,
+    /// Its method.
+    pub method: Method,
+    /// The route it took.
+    pub route: Option<usize>,
+    /// The status it was answered with.
+    pub status: StatusCode,
+    /// Why the gateway answered itself.
+    pub reason: Option<&'static str>,
+    /// The token it was admitted with.
+    pub bearer: Option<Rc<Remembered>>,
+    /// Whether its token came in a cookie.
+    pub cookie_borne: bool,
+    /// How long its upstream took to answer.
+    pub upstream_took: Option<Duration>,
+    /// How its body came in.
+    pub body: Option<Rc<Progress>>,
+    /// Bytes of the response body that were handed on.
+    pub bytes_out: u64,
+    /// Host and path, only if they are going to be logged.
+    pub target: Option<Box<(String, String)>>,
+}
+
+impl Record {
+    /// Begins the record of a request whose head was read at `time`.
+    #[must_use]
+    pub fn begin(local: Rc<Local>, time: Timestamp, client: IpAddr, method: Method, request_id: HeaderValue) -> Self {
+        local.shared.metrics.requests_in_flight.inc();
+        Self {
+            local,
+            time,
+            started: Instant::now(),
+            request_id,
+            client,
+            method,
+            route: None,
+            // What a client that goes away before any answer is counted under, as nginx does.
+            status: StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+            reason: None,
+            bearer: None,
+            cookie_borne: false,
+            upstream_took: None,
+            body: None,
+            bytes_out: 0,
+            target: None,
+        }
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn request_id(&self) -> &str {
+        self.request_id.to_str().unwrap_or_default()
+    }
+
+    /// Counts a negative decision about a token of the issuer at `issuer`, if that was known.
+    pub fn denied(&self, denial: &Denial, issuer: Option<usize>) {
+        let metrics = &self.local.snapshot.decision_metrics;
+        let place = issuer.unwrap_or(metrics.len() - 1);
+        if let Some(metrics) = metrics.get(place) {
+            metrics.denied(denial);
+        }
+    }
+
+    fn end(&self) {
+        let snapshot = &self.local.snapshot;
+        let took = self.started.elapsed();
+        self.local.shared.metrics.requests_in_flight.dec();
+        let place = self.route.unwrap_or(snapshot.route_metrics.len() - 1);
+        if let Some(metrics) = snapshot.route_metrics.get(place) {
+            metrics.finished(&self.method, self.status, took);
+        }
+        if snapshot.access_log.enabled() {
+            self.log(took);
+        }
+    }
+
+    fn log(&self, duration: Duration) {
+        let snapshot = &self.local.snapshot;
+        let config = &snapshot.config;
+        let route = self.route.and_then(|index| config.routes.get(index));
+        let upstream = route.and_then(|route| config.upstreams.get(route.upstream));
+        let verified = self.bearer.as_ref().map(|bearer| &bearer.verified);
+        let issuer = verified.and_then(|verified| snapshot.gate.issuers().get(verified.issuer));
+        let (host, path) = self.target.as_deref().map_or(("", ""), |(host, path)| (host.as_str(), path.as_str()));
+        snapshot.access_log.record(&Line {
+            time: self.time,
+            request_id: self.request_id(),
+            client: self.client,
+            method: self.method.as_str(),
+            host,
+            path,
+            route: route.map_or(crate::telemetry::NONE, |route| route.name.as_str()),
+            status: self.status.as_u16(),
+            bytes_in: self.body.as_ref().map_or(0, |body| body.received()),
+            bytes_out: self.bytes_out,
+            duration,
+            upstream: self.upstream_took.and(upstream).map(|upstream| upstream.name.as_str()),
+            upstream_duration: self.upstream_took,
+            reason: self.reason,
+            issuer: issuer.map(|issuer| issuer.name.as_str()),
+            jti: verified.and_then(|verified| verified.claims.id.as_deref()),
+            sid: verified.and_then(|verified| verified.claims.session.as_deref()),
+        });
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -1,0 +1,151 @@
+//! What the request path reads: one generation of configuration, built whole and swapped at once.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::headers::Cleaner;
+use super::route::RouteTable;
+use super::upstream::Pool;
+use crate::config::{Config, Identity};
+use crate::gate::{Gate, TokenCache};
+use crate::intake::Ledger;
+use crate::session::Sessions;
+use crate::telemetry::{AccessLog, DecisionMetrics, Metrics, NONE, RouteMetrics, UpstreamMetrics};
+use crate::time::Clock;
+
+/// What lives as long as the process, shared by all threads.
+#[derive(Debug)]
+pub struct Shared {
+    /// The configuration in force.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// The way in for revocations that come with traffic: logouts and ended sessions.
+    pub ledger: Arc<Ledger>,
+    /// Every exported series.
+    pub metrics: Arc<Metrics>,
+    /// Where the time comes from.
+    pub clock: Clock,
+}
+
+/// One generation of configuration, as the request path needs it.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The configuration itself.
+    pub config: Config,
+    /// What tokens are judged by.
+    pub gate: Gate,
+    /// Which route a request takes; an index into the configuration's.
+    pub routes: RouteTable,
+    /// What must not reach an upstream.
+    pub cleaner: Cleaner,
+    /// The distinct identity mappings of the routes.
+    pub mappings: Vec<Identity>,
+    /// For each route, its mapping.
+    pub mapping_of: Vec<usize>,
+    /// Gateway sessions, when there are any.
+    pub sessions: Option<Arc<Sessions>>,
+    /// Where access-log lines go.
+    pub access_log: Arc<AccessLog>,
+    /// Series by route; the last is for requests that took none.
+    pub route_metrics: Vec<Arc<RouteMetrics>>,
+    /// Series by issuer of the gate; the last is for tokens of none.
+    pub decision_metrics: Vec<Arc<DecisionMetrics>>,
+    /// Series by upstream.
+    pub upstream_metrics: Vec<Arc<UpstreamMetrics>>,
+}
+
+impl Snapshot {
+    /// Prepares `config` for the request path.
+    #[must_use]
+    pub fn new(
+        config: Config,
+        gate: Gate,
+        sessions: Option<Arc<Sessions>>,
+        access_log: Arc<AccessLog>,
+        metrics: &Metrics,
+    ) -> Self {
+        let mut mappings: Vec<Identity> = Vec::new();
+        let mapping_of = config.routes.iter().map(|route| {
+            mappings.iter().position(|mapping| *mapping == route.identity).unwrap_or_else(|| {
+                mappings.push(route.identity.clone());
+                mappings.len() - 1
+            })
+        });
+        let mapping_of = mapping_of.collect();
+        let routes = config.routes.iter().map(|route| route.name.as_str()).chain([NONE]);
+        let issuers = gate.issuers().iter().map(|issuer| issuer.name.as_str()).chain([NONE]);
+        Self {
+            routes: RouteTable::new(&config.routes),
+            cleaner: Cleaner::new(mappings.iter().chain([&config.identity])),
+            route_metrics: routes.map(|name| metrics.route(name)).collect(),
+            decision_metrics: issuers.map(|name| metrics.issuer(name)).collect(),
+            upstream_metrics: config.upstreams.iter().map(|upstream| metrics.upstream(&upstream.name)).collect(),
+            mappings,
+            mapping_of,
+            gate,
+            sessions,
+            access_log,
+            config,
+        }
+    }
+}
+
+/// One worker thread's own side of a snapshot: caches and connections that it shares with nobody.
+#[derive(Debug)]
+pub struct Local {
+    /// The generation it belongs to.
+    pub snapshot: Arc<Snapshot>,
+    /// What lives as long as the process.
+    pub shared: Arc<Shared>,
+    /// Tokens this worker has verified.
+    pub cache: TokenCache,
+    /// Connections by upstream.
+    pub pools: Vec<Pool>,
+}
+
+/// One worker thread's state.
+#[derive(Debug)]
+pub struct Worker {
+    shared: Arc<Shared>,
+    local: RefCell<Rc<Local>>,
+}
+
+impl Worker {
+    /// A worker with empty caches. To be made on the thread it stays on.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let local = RefCell::new(Local::new(&shared, shared.snapshot.load_full()));
+        Self { shared, local }
+    }
+
+    /// This worker's side of the configuration in force. A reload starts with empty caches; requests
+    /// under way keep what they began with.
+    #[must_use]
+    pub fn local(&self) -> Rc<Local> {
+        let current = self.shared.snapshot.load();
+        let mut local = self.local.borrow_mut();
+        if !Arc::ptr_eq(&local.snapshot, &current) {
+            *local = Local::new(&self.shared, Arc::clone(&current));
+        }
+        Rc::clone(&local)
+    }
+
+    /// Closes upstream connections that have been idle for too long. Asked now and then.
+    pub fn reap(&self) {
+        self.local().pools.iter().for_each(Pool::reap);
+    }
+}
+
+impl Local {
+    fn new(shared: &Arc<Shared>, snapshot: Arc<Snapshot>) -> Rc<Self> {
+        let upstreams = snapshot.config.upstreams.iter().zip(&snapshot.upstream_metrics);
+        Rc::new(Self {
+            cache: TokenCache::new(snapshot.config.token.cache_bytes),
+            pools: upstreams.map(|(upstream, metrics)| Pool::new(upstream, metrics)).collect(),
+            shared: Arc::clone(shared),
+            snapshot,
+        })
+    }
+}

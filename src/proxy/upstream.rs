@@ -1,0 +1,343 @@
+//! The servers of an upstream, and a worker's own connections to them.
+//!
+//! Each worker keeps its connections to itself, so a request takes no lock. The server with the fewest
+//! requests of this worker on it is chosen; a server that cannot be connected to is passed over for
+//! the next. A request is sent again only if no byte of it had been written.
+
+use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderValue, Request, Response, header};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout};
+
+use super::body::{BodyFailure, Progress, RequestBody};
+use crate::config::{Server, Upstream};
+use crate::telemetry::{UpstreamMetrics, UpstreamResult};
+
+/// A worker's side of one upstream group.
+#[derive(Debug)]
+pub struct Pool {
+    servers: Vec<Rc<ServerPool>>,
+    turn: Cell<usize>,
+    connect_timeout: Duration,
+    response_timeout: Duration,
+}
+
+/// A worker's connections to one server.
+#[derive(Debug)]
+struct ServerPool {
+    server: Server,
+    /// The address, when the server is named by one.
+    address: Option<SocketAddr>,
+    /// `Host` for requests that do not keep the client's.
+    authority: HeaderValue,
+    running: Cell<usize>,
+    idle: RefCell<Vec<Idle>>,
+    idle_timeout: Duration,
+    max_idle: usize,
+    metrics: Arc<UpstreamMetrics>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    sender: SendRequest<RequestBody>,
+    task: AbortHandle,
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: Connection,
+    since: Instant,
+}
+
+/// Why an upstream gave no response.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ForwardError {
+    /// No server could be connected to.
+    #[error("no server could be connected to")]
+    Unreachable,
+    /// The server took too long to connect or to answer.
+    #[error("the server took too long")]
+    Slow,
+    /// The connection broke before a response came, or it was not a response to forward.
+    #[error("the server gave no valid response")]
+    Broken,
+    /// The request body failed, by the client's fault.
+    #[error(transparent)]
+    Body(#[from] BodyFailure),
+}
+
+/// A connection with one request on it. It goes back to the pool once request and response are
+/// complete, and is closed otherwise.
+#[derive(Debug)]
+pub struct Lease {
+    server: Rc<ServerPool>,
+    connection: Option<Connection>,
+    request: Rc<Progress>,
+    complete: bool,
+    result: UpstreamResult,
+}
+
+impl Lease {
+    /// The response was read to its end.
+    pub fn response_complete(&mut self) {
+        self.complete = true;
+        self.result = UpstreamResult::Answered;
+    }
+
+    /// The response broke off.
+    pub const fn failed_broken(&mut self) {
+        self.result = UpstreamResult::Broken;
+    }
+
+    /// The response took too long.
+    pub const fn failed_slow(&mut self) {
+        self.result = UpstreamResult::TimedOut;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let server = &self.server;
+        server.running.set(server.running.get() - 1);
+        server.metrics.active.dec();
+        server.metrics.ended(self.result);
+        let Some(connection) = self.connection.take() else { return };
+        if self.complete && self.request.is_complete() && !connection.sender.is_closed() {
+            server.put(connection);
+        } else {
+            connection.task.abort();
+        }
+    }
+}
+
+impl Pool {
+    /// An empty pool for `upstream`.
+    #[must_use]
+    pub fn new(upstream: &Upstream, metrics: &Arc<UpstreamMetrics>) -> Self {
+        let servers = upstream.servers.iter().map(|server| Rc::new(ServerPool::new(server, upstream, metrics)));
+        Self {
+            servers: servers.collect(),
+            turn: Cell::new(0),
+            connect_timeout: upstream.connect_timeout,
+            response_timeout: upstream.response_timeout,
+        }
+    }
+
+    /// Sends `request` and waits for the head of the response.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none. The request is lost with it.
+    pub async fn send(
+        &self,
+        mut request: Request<RequestBody>,
+        preserve_host: bool,
+    ) -> Result<(Response<Incoming>, Lease), ForwardError> {
+        let progress = request.body().progress();
+        for server in self.by_load() {
+            if !preserve_host {
+                request.headers_mut().insert(header::HOST, server.authority.clone());
+            }
+            let mut lease = server.lease(&progress);
+            let mut connection = match server.take() {
+                Some(connection) => connection,
+                None => match server.connect(self.connect_timeout).await {
+                    Ok(connection) => connection,
+                    Err(error) => {
+                        lease.result = error.result();
+                        tracing::warn!(server = %server.name(), %error, "failed to connect to an upstream server");
+                        continue;
+                    }
+                },
+            };
+            loop {
+                // Held by the lease while the answer is awaited: if the client goes away, so does this.
+                let sender = &mut lease.connection.insert(connection).sender;
+                match self.exchange(sender, request, &progress).await {
+                    Ok(response) => return Ok((response, lease)),
+                    // An idle connection that the server had closed: nothing was written, so ask again.
+                    Err((_, Some(unsent))) => request = *unsent,
+                    Err((error, None)) => {
+                        lease.result = error.result();
+                        return Err(error);
+                    }
+                }
+                connection = match server.connect(self.connect_timeout).await {
+                    Ok(connection) => connection,
+                    Err(error) => {
+                        lease.result = error.result();
+                        return Err(error);
+                    }
+                };
+            }
+        }
+        Err(ForwardError::Unreachable)
+    }
+
+    /// Closes connections that have been idle for too long. Asked now and then by the worker.
+    pub fn reap(&self) {
+        self.servers.iter().for_each(|server| server.reap());
+    }
+
+    /// The servers, the one with the fewest running requests first; equals take turns.
+    fn by_load(&self) -> impl Iterator<Item = &Rc<ServerPool>> {
+        let count = self.servers.len();
+        let first = self.turn.get();
+        self.turn.set(if first + 1 >= count { 0 } else { first + 1 });
+        let mut order: Vec<usize> = Vec::new();
+        let only = (count == 1).then_some(0);
+        if only.is_none() {
+            order.extend((0..count).map(|step| (first + step) % count));
+            order.sort_by_key(|index| self.servers.get(*index).map_or(usize::MAX, |server| server.running.get()));
+        }
+        only.into_iter().chain(order).filter_map(|index| self.servers.get(index))
+    }
+
+    /// One exchange over one connection. The error gives the request back if none of it was written.
+    async fn exchange(
+        &self,
+        sender: &mut SendRequest<RequestBody>,
+        request: Request<RequestBody>,
+        progress: &Progress,
+    ) -> Result<Response<Incoming>, (ForwardError, Option<Box<Request<RequestBody>>>)> {
+        let sending = sender.try_send_request(request);
+        tokio::pin!(sending);
+        let mut seen = progress.received();
+        loop {
+            match timeout(self.response_timeout, sending.as_mut()).await {
+                Ok(Ok(response)) => return Ok(response),
+                Ok(Err(mut error)) => {
+                    let unsent = error.take_message().map(Box::new);
+                    let failure = progress.failure().map_or(ForwardError::Broken, ForwardError::Body);
+                    return Err((failure, unsent));
+                }
+                // The time runs from the end of the request: while its body moves, nobody is late.
+                Err(_) if !progress.is_complete() && progress.received() != seen => seen = progress.received(),
+                Err(_) => return Err((ForwardError::Slow, None)),
+            }
+        }
+    }
+}
+
+impl ForwardError {
+    const fn result(&self) -> UpstreamResult {
+        match self {
+            Self::Unreachable => UpstreamResult::Refused,
+            Self::Slow => UpstreamResult::TimedOut,
+            Self::Broken => UpstreamResult::Broken,
+            Self::Body(_) => UpstreamResult::ClientGone,
+        }
+    }
+}
+
+impl ServerPool {
+    fn new(server: &Server, upstream: &Upstream, metrics: &Arc<UpstreamMetrics>) -> Self {
+        let address = server.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, server.port));
+        let name = match address {
+            Some(address) => address.to_string(),
+            None => format!("{}:{}", server.host, server.port),
+        };
+        Self {
+            server: server.clone(),
+            address,
+            authority: HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static("upstream")),
+            running: Cell::new(0),
+            idle: RefCell::default(),
+            idle_timeout: upstream.idle_timeout,
+            max_idle: upstream.max_idle,
+            metrics: Arc::clone(metrics),
+        }
+    }
+
+    fn name(&self) -> &str {
+        self.authority.to_str().unwrap_or_default()
+    }
+
+    fn lease(self: &Rc<Self>, request: &Rc<Progress>) -> Lease {
+        self.running.set(self.running.get() + 1);
+        self.metrics.active.inc();
+        Lease {
+            server: Rc::clone(self),
+            connection: None,
+            request: Rc::clone(request),
+            complete: false,
+            result: UpstreamResult::ClientGone,
+        }
+    }
+
+    /// The connection used last, if one is idle and open. Older ones beyond their time are closed.
+    fn take(&self) -> Option<Connection> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some(last) = idle.pop() {
+            self.metrics.idle.dec();
+            if last.since.elapsed() > self.idle_timeout {
+                // Whatever lies below has been idle for longer still.
+                self.metrics.idle.sub(i64::try_from(idle.len()).unwrap_or(0));
+                idle.clear();
+                return None;
+            }
+            if !last.connection.sender.is_closed() {
+                return Some(last.connection);
+            }
+        }
+        None
+    }
+
+    fn put(&self, connection: Connection) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() < self.max_idle {
+            idle.push(Idle { connection, since: Instant::now() });
+            self.metrics.idle.inc();
+        }
+    }
+
+    /// Closes connections that have been idle for too long.
+    fn reap(&self) {
+        let mut idle = self.idle.borrow_mut();
+        let before = idle.len();
+        idle.retain(|idle| idle.since.elapsed() <= self.idle_timeout && !idle.connection.sender.is_closed());
+        self.metrics.idle.sub(i64::try_from(before - idle.len()).unwrap_or(0));
+    }
+
+    async fn connect(&self, patience: Duration) -> Result<Connection, ForwardError> {
+        let stream = match timeout(patience, self.dial()).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(_)) => return Err(ForwardError::Unreachable),
+            Err(_) => return Err(ForwardError::Slow),
+        };
+        // Without it a request in two writes waits for a delayed acknowledgement.
+        if stream.set_nodelay(true).is_err() {
+            return Err(ForwardError::Unreachable);
+        }
+        let handshake = http1::Builder::new().max_buf_size(64 * 1024).handshake(TokioIo::new(stream)).await;
+        let Ok((sender, connection)) = handshake else { return Err(ForwardError::Unreachable) };
+        let task = tokio::task::spawn_local(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "an upstream connection ended");
+            }
+        });
+        Ok(Connection { sender, task: task.abort_handle() })
+    }
+
+    async fn dial(&self) -> std::io::Result<TcpStream> {
+        match self.address {
+            Some(address) => TcpStream::connect(address).await,
+            None => TcpStream::connect((self.server.host.as_str(), self.server.port)).await,
+        }
+    }
+}
+
+impl Drop for ServerPool {
+    fn drop(&mut self) {
+        self.metrics.idle.sub(i64::try_from(self.idle.get_mut().len()).unwrap_or(0));
+    }
+}

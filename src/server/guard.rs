@@ -1,0 +1,408 @@
+//! One client connection's byte stream, watched where hyper does not look.
+//!
+//! hyper parses and frames HTTP/1.1; three things it lets pass are caught here, on the bytes as they
+//! come: a line of a request head that ends without CR, a fragment in the request target (which the
+//! parser cuts off silently), and a target beyond its bound. Besides, a write that makes no progress is
+//! given up in time, and a connection that ends while the client still sends is closed gently, so that
+//! the client reads the answer rather than a reset.
+//!
+//! The watch knows where a head begins because it is told, for each request, what follows its head.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+/// What was seen in a request head that must not be forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Violation {
+    /// A line ended with a bare LF.
+    BareLineFeed,
+    /// The request target has a fragment.
+    Fragment,
+    /// The request line is longer than allowed.
+    TargetTooLong,
+}
+
+/// What follows a request head (RFC 9112 §6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// The next request.
+    Nothing,
+    /// So many bytes of body, then the next request.
+    Length(u64),
+    /// A chunked body, then the next request.
+    Chunked,
+}
+
+/// The watch over the request heads of one connection; shared by its stream and its service.
+#[derive(Debug)]
+pub struct Watch {
+    state: State,
+    max_target: usize,
+    violation: Option<Violation>,
+    /// Bytes that came after a head before it was known what follows it.
+    undecided: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Within a head: bytes of the present line so far, its last byte, and whether it is the first.
+    Head { line: usize, last: u8, first: bool },
+    /// After a head, not yet told what follows.
+    Undecided,
+    /// Within a body of known length.
+    Body(u64),
+    /// Within a chunked body.
+    Chunked(Chunk),
+    /// After a violation, or a body whose framing was lost: nothing more is read as a request.
+    Ended,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Chunk {
+    /// In the digits of a size.
+    Size(u64),
+    /// In what follows the size, up to the end of the line.
+    Extension(u64),
+    /// In the data, and the line end after it.
+    Data(u64),
+    /// In the lines after the last chunk; whether the present one is empty so far.
+    Trailer { empty: bool },
+}
+
+/// At the start of a head.
+const START: State = State::Head { line: 0, last: 0, first: true };
+
+/// What a request line has besides its target: the longest method, the version, two spaces and CR.
+const METHOD_AND_VERSION: usize = 32;
+
+impl Watch {
+    /// A watch that allows request targets of `max_target` bytes.
+    #[must_use]
+    pub const fn new(max_target: usize) -> Self {
+        Self { state: START, max_target, violation: None, undecided: Vec::new() }
+    }
+
+    /// What was wrong with the head that was just read; then goes on with what follows it.
+    pub fn head_read(&mut self, framing: Framing) -> Option<Violation> {
+        if self.violation.is_none() && self.state == State::Undecided {
+            self.state = match framing {
+                Framing::Nothing | Framing::Length(0) => START,
+                Framing::Length(length) => State::Body(length),
+                Framing::Chunked => State::Chunked(Chunk::Size(0)),
+            };
+            if !self.undecided.is_empty() {
+                let rest = std::mem::take(&mut self.undecided);
+                self.see(&rest);
+            }
+            // What those bytes violate is the next request's business.
+            return None;
+        }
+        self.violation
+    }
+
+    fn see(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            match self.state {
+                State::Head { line, last, first } => bytes = self.see_head(bytes, line, last, first),
+                State::Undecided => {
+                    self.undecided.extend_from_slice(bytes);
+                    return;
+                }
+                State::Body(left) => {
+                    let (left, rest) = skip(bytes, left);
+                    self.state = if left == 0 { START } else { State::Body(left) };
+                    bytes = rest;
+                }
+                State::Chunked(chunk) => bytes = self.see_chunk(bytes, chunk),
+                State::Ended => return,
+            }
+        }
+    }
+
+    /// Reads up to the end of one line of a head.
+    fn see_head<'b>(&mut self, bytes: &'b [u8], line: usize, last: u8, first: bool) -> &'b [u8] {
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let (part, rest) = match end {
+            Some(end) => (&bytes[..end], &bytes[end + 1..]),
+            None => (bytes, &bytes[..0]),
+        };
+        let length = line + part.len();
+        if first && part.contains(&b'#') {
+            self.stop(Violation::Fragment);
+        } else if first && length > self.max_target + METHOD_AND_VERSION {
+            self.stop(Violation::TargetTooLong);
+        } else {
+            let last = part.last().copied().unwrap_or(last);
+            match (end.is_some(), last, length, first) {
+                (false, _, _, _) => self.state = State::Head { line: length, last, first },
+                (true, b'\r', 1, false) => self.state = State::Undecided,
+                // Empty lines before a request line are skipped (RFC 9112 §2.2).
+                (true, b'\r', 1, true) => self.state = START,
+                (true, b'\r', _, _) => self.state = State::Head { line: 0, last: 0, first: false },
+                (true, _, _, _) => self.stop(Violation::BareLineFeed),
+            }
+        }
+        rest
+    }
+
+    /// A violation ends the watch: the request it is in is the last one answered.
+    const fn stop(&mut self, violation: Violation) {
+        self.violation = Some(violation);
+        self.state = State::Ended;
+    }
+
+    /// Follows a chunked body to its end (RFC 9112 §7.1). The parser refuses what is malformed; here
+    /// it merely ends the watch.
+    fn see_chunk<'b>(&mut self, bytes: &'b [u8], chunk: Chunk) -> &'b [u8] {
+        let Some((&byte, rest)) = bytes.split_first() else { return bytes };
+        let (next, rest) = match chunk {
+            Chunk::Size(size) => match char::from(byte).to_digit(16) {
+                Some(digit) => match size.checked_mul(16) {
+                    Some(size) => (State::Chunked(Chunk::Size(size + u64::from(digit))), rest),
+                    None => (State::Ended, rest),
+                },
+                None => (State::Chunked(Chunk::Extension(size)), bytes),
+            },
+            Chunk::Extension(size) if byte != b'\n' => (State::Chunked(Chunk::Extension(size)), rest),
+            Chunk::Extension(0) => (State::Chunked(Chunk::Trailer { empty: true }), rest),
+            // The data, and the CR LF that ends it.
+            Chunk::Extension(size) => (State::Chunked(Chunk::Data(size.saturating_add(2))), rest),
+            Chunk::Data(left) => {
+                let (left, rest) = skip(bytes, left);
+                let next = if left == 0 { Chunk::Size(0) } else { Chunk::Data(left) };
+                (State::Chunked(next), rest)
+            }
+            Chunk::Trailer { empty: true } if byte == b'\n' => (START, rest),
+            Chunk::Trailer { empty } => {
+                let empty = byte == b'\n' || empty && byte == b'\r';
+                (State::Chunked(Chunk::Trailer { empty }), rest)
+            }
+        };
+        self.state = next;
+        rest
+    }
+}
+
+/// Passes over at most `left` bytes: how many are still to pass over, and the rest.
+fn skip(bytes: &[u8], left: u64) -> (u64, &[u8]) {
+    let take = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+    (left - take as u64, bytes.get(take..).unwrap_or_default())
+}
+
+/// The end of a head that was cut short, so that the parser hands the request over to be refused.
+const CUT_SHORT: &[u8] = b" HTTP/1.1\r\n\r\n";
+
+/// How long a client may go on sending after the last answer, and how much.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 64 * 1024;
+
+/// A client's byte stream under [`Watch`].
+#[derive(Debug)]
+pub struct Guarded<S> {
+    stream: S,
+    watch: Rc<RefCell<Watch>>,
+    write_timeout: Duration,
+    stalled: Option<Pin<Box<Sleep>>>,
+    cut: bool,
+    farewell: Farewell,
+}
+
+/// How far the gentle end of a connection has come.
+#[derive(Debug)]
+enum Farewell {
+    NotYet,
+    Lingering { until: Pin<Box<Sleep>>, left: usize },
+    Done,
+}
+
+impl<S> Guarded<S> {
+    /// Watches `stream`; a write that makes no progress for `write_timeout` fails.
+    pub const fn new(stream: S, watch: Rc<RefCell<Watch>>, write_timeout: Duration) -> Self {
+        Self { stream, watch, write_timeout, stalled: None, cut: false, farewell: Farewell::NotYet }
+    }
+
+    fn written<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if outcome.is_ready() {
+            self.stalled = None;
+            return outcome;
+        }
+        let patience = self.write_timeout;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.watch.borrow().violation == Some(Violation::TargetTooLong) {
+            // Neither more bytes nor an end: the answer is on its way, and ends the connection.
+            if this.cut {
+                return Poll::Pending;
+            }
+            this.cut = true;
+            buf.put_slice(CUT_SHORT);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        this.watch.borrow_mut().see(buf.filled().get(before..).unwrap_or_default());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let outcome = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.written(cx, outcome)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let outcome = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.written(cx, outcome)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let outcome = Pin::new(&mut this.stream).poll_flush(cx);
+        this.written(cx, outcome)
+    }
+
+    /// Ends our side, then reads on for a moment: closing with bytes unread would reset the connection,
+    /// and the client might never see the answer.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            match &mut this.farewell {
+                Farewell::NotYet => {
+                    ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+                    let until = Box::pin(tokio::time::sleep(LINGER));
+                    this.farewell = Farewell::Lingering { until, left: LINGER_BYTES };
+                }
+                Farewell::Lingering { until, left } => {
+                    let mut space = [0; 4096];
+                    let mut scratch = ReadBuf::new(&mut space);
+                    let over = match Pin::new(&mut this.stream).poll_read(cx, &mut scratch) {
+                        Poll::Ready(Ok(())) => {
+                            let read = scratch.filled().len();
+                            *left = left.saturating_sub(read);
+                            read == 0 || *left == 0
+                        }
+                        Poll::Ready(Err(_)) => true,
+                        Poll::Pending => {
+                            ready!(until.as_mut().poll(cx));
+                            true
+                        }
+                    };
+                    if over {
+                        this.farewell = Farewell::Done;
+                    }
+                }
+                Farewell::Done => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Shows `bytes` to a watch in pieces of `step`, telling it `framings` as heads end.
+    fn watch(bytes: &[u8], step: usize, framings: &[Framing]) -> (Vec<Option<Violation>>, State) {
+        let mut watch = Watch::new(64);
+        let mut framings = framings.iter();
+        let mut found = Vec::new();
+        for piece in bytes.chunks(step) {
+            watch.see(piece);
+            while watch.state == State::Undecided || watch.violation.is_some() {
+                let Some(framing) = framings.next() else { break };
+                found.push(watch.head_read(*framing));
+            }
+        }
+        (found, watch.state)
+    }
+
+    const NONE: Framing = Framing::Nothing;
+
+    #[test]
+    fn good_heads_and_bodies_pass_however_they_are_cut() {
+        let bytes = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n\
+            POST /p HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\na\nb#c\
+            POST /c HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n\
+            3;x=\"y\"\r\n\n#\n\r\n1A\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\nt: 1\r\n\r\n\
+            \r\nGET /last HTTP/1.1\r\nhost: a\r\n\r\n";
+        for step in 1..=bytes.len() {
+            let (found, state) = watch(bytes, step, &[NONE, Framing::Length(5), Framing::Chunked, NONE]);
+            assert_eq!(found, [None, None, None, None], "in pieces of {step}");
+            assert_eq!(state, START, "in pieces of {step}");
+        }
+    }
+
+    #[test]
+    fn violations_are_found_in_the_head_they_are_in() {
+        for (bytes, wanted) in [
+            (&b"GET / HTTP/1.1\nhost: a\r\n\r\n"[..], Violation::BareLineFeed),
+            (b"GET / HTTP/1.1\r\nhost: a\n\r\n", Violation::BareLineFeed),
+            (b"GET / HTTP/1.1\r\nhost: a\r\n\n", Violation::BareLineFeed),
+            (b"GET /public#/../admin HTTP/1.1\r\nhost: a\r\n\r\n", Violation::Fragment),
+        ] {
+            for step in 1..=bytes.len() {
+                let (found, _) = watch(bytes, step, &[NONE]);
+                assert_eq!(found, [Some(wanted)], "{:?} in pieces of {step}", String::from_utf8_lossy(bytes));
+            }
+        }
+        let long = [b"GET /".as_slice(), &[b'a'; 200], b" HTTP/1.1\r\nhost: a\r\n\r\n"].concat();
+        assert_eq!(watch(&long, 16, &[NONE]).0, [Some(Violation::TargetTooLong)]);
+        let second = b"GET / HTTP/1.1\r\nhost: a\r\n\r\nGET / HTTP/1.1\nhost: a\r\n\r\n";
+        for step in 1..=second.len() {
+            assert_eq!(watch(second, step, &[NONE, NONE]).0, [None, Some(Violation::BareLineFeed)], "in {step}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_without_progress_is_given_up() {
+        use tokio::io::AsyncWriteExt;
+        let (ours, _theirs) = tokio::io::duplex(16);
+        let watch = Rc::new(RefCell::new(Watch::new(64)));
+        let mut guarded = Guarded::new(ours, watch, Duration::from_secs(5));
+        let error = guarded.write_all(&[0; 64]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_reads_on_for_a_moment() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let watch = Rc::new(RefCell::new(Watch::new(64)));
+        let mut guarded = Guarded::new(ours, watch, Duration::from_secs(5));
+        guarded.write_all(b"answer").await.unwrap();
+        let sender = async {
+            theirs.write_all(&[b'x'; 1000]).await.unwrap();
+            let mut answer = Vec::new();
+            theirs.read_to_end(&mut answer).await.unwrap();
+            answer
+        };
+        let (ended, answer) = tokio::join!(guarded.shutdown(), sender);
+        ended.unwrap();
+        assert_eq!(answer, b"answer");
+    }
+}

@@ -1,0 +1,322 @@
+//! Sockets, connections and their limits; knows no tokens.
+//!
+//! One worker a core, each a thread with its own runtime, its own listening sockets (`SO_REUSEPORT`:
+//! the kernel spreads connections), its own upstream connections and its own caches, so that requests
+//! of two workers meet only at read-mostly state.
+
+mod guard;
+
+use std::cell::RefCell;
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use http::{Request, header};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::guard::{Framing, Guarded, Violation, Watch};
+use crate::config::{Limits, Listener};
+use crate::proxy::answer::Refusal;
+use crate::proxy::{Peer, Shared, Worker, serve};
+
+/// Connections the kernel holds before they are accepted.
+const BACKLOG: i32 = 4096;
+/// How often idle upstream connections are looked through.
+const REAP: Duration = Duration::from_secs(5);
+/// How long accepting rests when the process has no file descriptors left.
+const EXHAUSTED: Duration = Duration::from_millis(50);
+
+/// Why a listener was not opened. Read as "failed to listen: {self}".
+#[derive(Debug, thiserror::Error)]
+#[error("{address} cannot be listened on")]
+pub struct BindError {
+    /// Where.
+    pub address: SocketAddr,
+    /// Why.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Bound sockets: for each worker, one for each listener.
+#[derive(Debug)]
+pub struct Sockets {
+    addresses: Vec<SocketAddr>,
+    of_workers: Vec<Vec<StdListener>>,
+}
+
+impl Sockets {
+    /// Binds every listener once for each of `workers`. Port 0 takes a free one, the same for all.
+    ///
+    /// # Errors
+    ///
+    /// The first address that cannot be bound.
+    pub fn bind(listeners: &[Listener], workers: usize) -> Result<Self, BindError> {
+        let mut addresses: Vec<SocketAddr> = Vec::new();
+        let mut of_workers: Vec<Vec<StdListener>> = Vec::new();
+        for worker in 0..workers {
+            let mut sockets = Vec::new();
+            for (place, listener) in listeners.iter().enumerate() {
+                let address = addresses.get(place).copied().unwrap_or(listener.address);
+                let failed = |source| BindError { address, source };
+                if worker == 0 && address.port() != 0 {
+                    // Without SO_REUSEPORT this notices another program on the port; with it, the two
+                    // would share its connections.
+                    drop(bound(address, false).map_err(failed)?);
+                }
+                let socket = bound(address, true).map_err(failed)?;
+                socket.listen(BACKLOG).map_err(failed)?;
+                let socket = StdListener::from(socket);
+                if worker == 0 {
+                    addresses.push(socket.local_addr().map_err(failed)?);
+                }
+                sockets.push(socket);
+            }
+            of_workers.push(sockets);
+        }
+        Ok(Self { addresses, of_workers })
+    }
+
+    /// Where traffic comes in.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+}
+
+fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// The end of all workers, in two steps.
+#[derive(Clone, Debug, Default)]
+pub struct Drain {
+    /// No new connections and requests; running ones go on.
+    stop: CancellationToken,
+    /// Nothing goes on.
+    end: CancellationToken,
+}
+
+/// The running workers.
+#[derive(Debug)]
+pub struct Workers {
+    threads: Vec<JoinHandle<()>>,
+    drain: Drain,
+    ended: tokio::sync::mpsc::Receiver<()>,
+}
+
+/// Why the workers could not be started. Read as "failed to start: {self}".
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A thread or its runtime could not be made.
+    #[error("a worker thread cannot be started")]
+    Thread(#[source] io::Error),
+}
+
+impl Workers {
+    /// Starts a worker for each set of sockets.
+    ///
+    /// # Errors
+    ///
+    /// When a thread cannot be made.
+    pub fn start(sockets: Sockets, shared: &Arc<Shared>) -> Result<Self, StartError> {
+        let drain = Drain::default();
+        let (alive, ended) = tokio::sync::mpsc::channel(1);
+        let mut threads = Vec::new();
+        for (number, listeners) in sockets.of_workers.into_iter().enumerate() {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_io()
+                .enable_time()
+                .build()
+                .map_err(StartError::Thread)?;
+            let (shared, drain, alive) = (Arc::clone(shared), drain.clone(), alive.clone());
+            let work = move || {
+                tokio::task::LocalSet::new().block_on(&runtime, work(listeners, shared, drain));
+                drop(alive);
+            };
+            let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(work);
+            threads.push(thread.map_err(StartError::Thread)?);
+        }
+        Ok(Self { threads, drain, ended })
+    }
+
+    /// Stops accepting, lets running requests finish for at most `patience`, and ends the workers.
+    /// Whether all requests had finished by then.
+    pub async fn drain(mut self, patience: Duration) -> bool {
+        self.drain.stop.cancel();
+        let finished = tokio::time::timeout(patience, self.ended.recv()).await.is_ok();
+        self.drain.end.cancel();
+        for thread in self.threads {
+            // A worker that panicked has nothing left to finish.
+            drop(tokio::task::spawn_blocking(move || thread.join()).await);
+        }
+        finished
+    }
+}
+
+async fn work(listeners: Vec<StdListener>, shared: Arc<Shared>, drain: Drain) {
+    let worker = Rc::new(Worker::new(Arc::clone(&shared)));
+    let limits = shared.snapshot.load().config.limits.clone();
+    let slots = Arc::new(Semaphore::new(limits.connections_per_worker));
+    let connections = TaskTracker::new();
+    for listener in listeners {
+        let (worker, slots, drain) = (Rc::clone(&worker), Arc::clone(&slots), drain.clone());
+        let connections_of = connections.clone();
+        connections.spawn_local(accept(listener, worker, slots, connections_of, drain));
+    }
+    let reaping = Rc::clone(&worker);
+    tokio::task::spawn_local(async move {
+        let mut ticks = tokio::time::interval(REAP);
+        loop {
+            ticks.tick().await;
+            reaping.reap();
+        }
+    });
+    drain.stop.cancelled().await;
+    connections.close();
+    tokio::select! {
+        () = connections.wait() => {}
+        () = drain.end.cancelled() => {}
+    }
+}
+
+async fn accept(
+    listener: StdListener,
+    worker: Rc<Worker>,
+    slots: Arc<Semaphore>,
+    connections: TaskTracker,
+    drain: Drain,
+) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "failed to accept on a listener"),
+    };
+    loop {
+        // At the bound connections wait in the kernel: none is accepted that cannot be served.
+        let slot = tokio::select! {
+            slot = Arc::clone(&slots).acquire_owned() => slot,
+            () = drain.stop.cancelled() => break,
+        };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = drain.stop.cancelled() => break,
+        };
+        match (accepted, slot) {
+            (Ok((stream, address)), Ok(slot)) => {
+                connections.spawn_local(connection(stream, address, Rc::clone(&worker), slot, drain.clone()));
+            }
+            (Err(error), _) if is_about_the_peer(&error) => {}
+            (Err(error), _) => {
+                tracing::error!(%error, "failed to accept a connection");
+                tokio::time::sleep(EXHAUSTED).await;
+            }
+            (Ok(_), Err(_)) => break,
+        }
+    }
+    // Who had connected before the end was announced is still served.
+    while let Some(Ok((stream, address))) = accepted_already(&listener).await {
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { break };
+        connections.spawn_local(connection(stream, address, Rc::clone(&worker), slot, drain.clone()));
+    }
+}
+
+/// A connection that was waiting to be accepted.
+async fn accepted_already(listener: &TcpListener) -> Option<io::Result<(TcpStream, SocketAddr)>> {
+    tokio::select! {
+        biased;
+        accepted = listener.accept() => Some(accepted),
+        () = std::future::ready(()) => None,
+    }
+}
+
+fn is_about_the_peer(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted)
+}
+
+async fn connection(
+    stream: TcpStream,
+    address: SocketAddr,
+    worker: Rc<Worker>,
+    slot: OwnedSemaphorePermit,
+    drain: Drain,
+) {
+    // Without it an answer in two writes waits for a delayed acknowledgement.
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let limits = worker.local().snapshot.config.limits.clone();
+    let watch = Rc::new(RefCell::new(Watch::new(limits.uri_bytes)));
+    let io = TokioIo::new(Guarded::new(stream, Rc::clone(&watch), limits.write_timeout));
+    let peer = Rc::new(Peer::new(address.ip()));
+    let service = service_fn(move |request| {
+        let violation = watch.borrow_mut().head_read(framing(&request));
+        serve(Rc::clone(&worker), Rc::clone(&peer), violation.map(refusal), request)
+    });
+    let connection = builder(&limits).serve_connection(io, service);
+    tokio::pin!(connection);
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = drain.stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "a client connection ended early");
+    }
+    drop(slot);
+}
+
+fn builder(limits: &Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(limits.header_bytes.max(8192))
+        .max_header_size(limits.header_bytes);
+    // The parser's own default lies on the stack; another number costs an allocation a request.
+    if limits.header_count != 100 {
+        builder.max_headers(limits.header_count);
+    }
+    builder
+}
+
+/// What follows the head of `request`, as hyper has understood it.
+fn framing(request: &Request<Incoming>) -> Framing {
+    if request.headers().contains_key(header::TRANSFER_ENCODING) {
+        return Framing::Chunked;
+    }
+    request.body().size_hint().exact().map_or(Framing::Chunked, |length| match length {
+        0 => Framing::Nothing,
+        length => Framing::Length(length),
+    })
+}
+
+const fn refusal(violation: Violation) -> Refusal {
+    match violation {
+        Violation::BareLineFeed => Refusal::BadRequest("a line of the head ends without CR"),
+        Violation::Fragment => Refusal::BadRequest("the request target has a fragment"),
+        Violation::TargetTooLong => Refusal::UriTooLong,
+    }
+}
