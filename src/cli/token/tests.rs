@@ -278,6 +278,11 @@ fn mint_signs_what_it_is_told() {
     let token = Compact::parse(one.1.trim_end(), 8 << 10).unwrap();
     assert_eq!((token.claims.issued, token.claims.expires), (Timestamp::from_secs(4), Timestamp::from_secs(5)));
     assert_eq!((&token.claims.all["aud"], token.claims.subject, token.header.key_id), (&json!("shop"), None, None));
+    // A thumbprint may begin with a hyphen.
+    let named =
+        portcullis(&["mint", "--key", &path, "--alg", "ES256", "--iss", "a", "--kid", "-k", "--sub", "-s"], b"");
+    let token = Compact::parse(named.1.trim_end(), 8 << 10).unwrap();
+    assert_eq!((token.header.key_id.as_deref(), token.claims.subject.as_deref()), (Some("-k"), Some("-s")));
     for (key, alg) in [(&*path, "RS256"), (&*path, "EdDSA"), (&*path, "ES384"), ("/nowhere", "ES256")] {
         let outcome = portcullis(&["mint", "--key", key, "--alg", alg, "--iss", "a"], b"");
         assert_eq!((outcome.0, &*outcome.1), (ExitCode::from(2), ""), "{alg}");
