@@ -269,3 +269,6 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// What the store says about itself.
     fn status(&self) -> StoreStatus;
 }
+
+#[cfg(test)]
+mod tests;

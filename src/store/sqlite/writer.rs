@@ -138,6 +138,9 @@ impl Writer {
             }
         }
         self.mark();
+        // The log goes into the file, so that a copy of the folder of a stopped gateway is one file. If
+        // that fails, everything is in the log.
+        let _ = self.connection.pragma_update_and_check(None, "wal_checkpoint", "TRUNCATE", |_| Ok(()));
     }
 
     fn mark(&mut self) {
@@ -242,7 +245,7 @@ impl Work<'_> {
         for table in ["revocations", "lifts"] {
             let sql = format!(
                 "DELETE FROM {table} WHERE seq IN (SELECT seq FROM {table} WHERE forget_at < ?1 LIMIT ?2) \
-                 RETURNING checksum"
+                 AND forget_at < ?1 RETURNING checksum"
             );
             let mut statement = self.connection.prepare_cached(&sql)?;
             let mut rows = statement.query((before.millis(), i64::try_from(limit - forgotten).unwrap_or(i64::MAX)))?;
@@ -277,10 +280,10 @@ enum Outcome {
 }
 
 impl Command {
-    /// How many entries it adds to a transaction.
-    const fn size(&self) -> usize {
+    /// How much it adds to a transaction, at least one: a batch ends some time.
+    fn size(&self) -> usize {
         match self {
-            Self::Append { entries, .. } => entries.len(),
+            Self::Append { entries, .. } => entries.len().max(1),
             Self::Forget { limit, .. } => *limit,
             Self::Set { .. } => 1,
         }
