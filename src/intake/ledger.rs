@@ -379,8 +379,12 @@ impl Inner {
             Some(id) => {
                 let claim = self.claims.take(id).await;
                 let asked = id.clone();
-                if let Some(kept) = self.ask(move |store| store.find(&asked)).await.map_err(RevokeError::Store)? {
-                    return repeated(&request, kept.revocation, &horizons);
+                let known = self.ask(move |store| Ok((store.find(&asked)?, store.is_lifted(&asked)?)));
+                match known.await.map_err(RevokeError::Store)? {
+                    (Some(kept), _) => return repeated(&request, kept.revocation, &horizons),
+                    // The revocation is forgotten, its tombstone is not: it would undo this one as well.
+                    (None, true) => return Err(RevokeError::Conflict),
+                    (None, false) => {}
                 }
                 Some(claim)
             }

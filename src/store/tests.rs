@@ -111,6 +111,8 @@ fn an_id_is_used_once() {
         assert_eq!(store.status().records, 2);
         assert!(store.is_lift(&"lift-of-id-1".parse().unwrap()).unwrap());
         assert!(!store.is_lift(&"id-1".parse().unwrap()).unwrap());
+        assert!(store.is_lifted(&"id-1".parse().unwrap()).unwrap());
+        assert!(!store.is_lifted(&"id-2".parse().unwrap()).unwrap());
     }
 }
 

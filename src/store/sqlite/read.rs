@@ -330,6 +330,11 @@ pub(super) fn is_lift(connection: &Connection, id: &RecordId) -> Result<bool, Re
     Ok(connection.prepare_cached("SELECT 1 FROM lifts WHERE id = ?1")?.exists([id.as_str()])?)
 }
 
+/// Whether a lift is of this id.
+pub(super) fn is_lifted(connection: &Connection, id: &RecordId) -> Result<bool, Refused> {
+    Ok(connection.prepare_cached("SELECT 1 FROM lifts WHERE revocation = ?1")?.exists([id.as_str()])?)
+}
+
 /// The newest revocations of a target that are not lifted.
 pub(super) fn of_target(
     connection: &Connection,

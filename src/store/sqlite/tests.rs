@@ -153,12 +153,14 @@ fn a_database_cut_off_anywhere_is_never_read_as_less() {
 }
 
 /// A generator of its own, so that a failure can be looked at again.
-fn positions(length: usize) -> impl Iterator<Item = (usize, u8)> {
+fn positions(bytes: &[u8]) -> impl Iterator<Item = (usize, u8)> {
+    // Where nothing stands there is nothing to damage.
+    let used: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     std::iter::repeat_with(move || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let at = usize::try_from(state >> 33).unwrap() % length;
-        (at, 1 << ((state >> 20) & 7))
+        let at = usize::try_from(state >> 33).unwrap() % used.len();
+        (used[at], 1 << ((state >> 20) & 7))
     })
 }
 
@@ -167,7 +169,7 @@ fn flipped_bits_are_never_read_as_less() {
     let (folder, all) = filled(120);
     let whole = fs::read(folder.path().join("revocations.db")).unwrap();
     let mut refused = 0;
-    for (at, bit) in positions(whole.len()).take(150) {
+    for (at, bit) in positions(&whole).take(150) {
         let damaged = copy(folder.path());
         let mut bytes = whole.clone();
         bytes[at] ^= bit;
@@ -194,8 +196,8 @@ fn flipped_bits_are_never_read_as_less() {
             assert!(store.find(&revocation(n).id).unwrap().is_some(), "bit {bit} of byte {at}");
         }
     }
-    // The others hit space that nothing stands in.
-    assert!(refused > 30, "{refused}");
+    // The others hit what SQLite left behind in free space, or an index only forgetting uses.
+    assert!(refused > 75, "{refused}");
 }
 
 #[test]
