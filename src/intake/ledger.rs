@@ -1,7 +1,7 @@
 //! The ledger: requests in, records out, and the map in step with them.
 
-use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::sync::{Arc, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
@@ -9,7 +9,8 @@ use tokio::sync::{Mutex, Semaphore, broadcast};
 
 use super::claim::Claims;
 use super::limits::{self, Limits};
-use super::request::{InvalidRequest, Meaning, Request, check_lift};
+use super::outcome::{Accepted, Event, LedgerError, LiftError, Lifted, RevokeError, Swept};
+use super::request::{Meaning, Request, check_lift};
 use crate::revocation::{
     Form, Full, Horizons, InForce, Lift, Reason, RecordId, Revocation, RevocationMap, Source, Target, UnknownIssuer,
 };
@@ -32,110 +33,6 @@ const MAX_OF_TARGET: usize = 100;
 /// Items on one page, at most.
 const MAX_PAGE: usize = 1000;
 
-/// What was accepted, saying what was understood.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Accepted {
-    /// The id of the record.
-    pub id: RecordId,
-    /// What it names; the issuer by URL.
-    pub target: Target,
-    /// What it does.
-    pub form: Form,
-    /// Until when it is remembered; `None`: until lifted.
-    pub effective_until: Option<Timestamp>,
-    /// Whether it is on disk. In force it is in any case.
-    pub durable: bool,
-    /// Whether an earlier request with this id had made it.
-    pub existing: bool,
-}
-
-/// Why nothing was revoked, or not for good.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum RevokeError {
-    /// 503: too many requests are under way; nothing was done.
-    #[error("too many revocations are under way")]
-    Busy,
-    /// 409: the id was used for something else.
-    #[error("the id was used before, for another revocation")]
-    Conflict,
-    /// 503: no room for another target; nothing was done.
-    #[error(transparent)]
-    Full(#[from] Full),
-    /// 400 or 422.
-    #[error(transparent)]
-    Invalid(#[from] InvalidRequest),
-    /// 503 `store_not_durable`: in force on this node until it restarts.
-    #[error("in force on this node until it restarts, but not stored")]
-    NotDurable {
-        /// What is in force.
-        accepted: Box<Accepted>,
-        /// Why it is not stored.
-        source: StoreError,
-    },
-    /// 503: the store could not be asked whether the id was used; nothing was done.
-    #[error("the store could not be asked")]
-    Store(#[source] StoreError),
-}
-
-/// What a lift did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lifted {
-    /// The tombstone.
-    pub lift: Lift,
-    /// Whether the revocation had been lifted before.
-    pub existing: bool,
-}
-
-/// Why nothing was lifted. What was in force still is.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum LiftError {
-    /// 400.
-    #[error(transparent)]
-    Invalid(#[from] InvalidRequest),
-    /// 422: a lift cannot be lifted; revoke again.
-    #[error("this is the id of a lift: to undo it, revoke again")]
-    LiftOfLift,
-    /// 503: the tombstone was not stored, or the store could not be read.
-    #[error("the lift was not carried out")]
-    Store(#[source] StoreError),
-    /// 404.
-    #[error("no revocation has this id")]
-    Unknown,
-}
-
-/// Why a ledger was not opened, or new limits were not taken. Read as "failed to load the
-/// revocations: {self}".
-#[derive(Debug, thiserror::Error)]
-pub enum LedgerError {
-    /// `revocation.max_entries` is below what is stored. Nothing is dropped, so nothing starts.
-    #[error("more revocations are stored than `revocation.max_entries` allows")]
-    Full(#[from] Full),
-    /// The limits kept with the records are not readable.
-    #[error("the limits kept in the store are not readable")]
-    Limits(#[source] serde_json::Error),
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-/// Something that came into force.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A revocation.
-    Revoked(Arc<Revocation>),
-    /// A lift.
-    Lifted(Arc<Lift>),
-}
-
-/// What a sweep dropped.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Swept {
-    /// Targets out of the map.
-    pub targets: usize,
-    /// Entries out of the store.
-    pub records: usize,
-}
-
 /// Revocations: taken in, in force, durable, and undone again. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Ledger {
@@ -148,6 +45,8 @@ struct Inner {
     map: Arc<RevocationMap>,
     horizons: ArcSwap<Horizons>,
     limits: ArcSwap<Limits>,
+    /// Held while limits change: one change is compared with the one before it.
+    changing: std::sync::Mutex<()>,
     clock: Clock,
     opened: (Timestamp, Instant),
     /// The last `origin_seq` given. Whoever holds it decides what is in force: a revocation while it
@@ -197,6 +96,7 @@ impl Ledger {
             map,
             horizons: ArcSwap::from_pointee(horizons.clone()),
             limits: ArcSwap::from_pointee(limits),
+            changing: std::sync::Mutex::new(()),
             clock,
             opened: (now, Instant::now()),
             sequence: Mutex::new(sequence),
@@ -515,6 +415,7 @@ impl Inner {
 
     /// Compares with the limits that records were forgotten by, and takes the new ones.
     fn change_limits(&self, horizons: Horizons) -> Result<(), LedgerError> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.now();
         let before = self.limits.load_full();
         let (limits, raises) = before.change(&horizons, now);
@@ -551,10 +452,7 @@ impl Inner {
     /// measured by the clock that cannot jump.
     fn forget_before(&self) -> Timestamp {
         let now = match self.clock {
-            Clock::System => {
-                let (opened, since) = &self.opened;
-                self.clock.now().min(opened.plus(since.elapsed()))
-            }
+            Clock::System => steady(self.clock.now(), self.opened.0, self.opened.1.elapsed()),
             Clock::Manual(_) => self.clock.now(),
         };
         now.minus(self.limits.load().slack(now))
@@ -573,6 +471,11 @@ impl Inner {
         // Nobody watching is nothing wrong.
         let _ = self.events.send(event);
     }
+}
+
+/// What a wall clock shows, but never ahead of what has passed since it showed `opened`.
+fn steady(wall: Timestamp, opened: Timestamp, elapsed: Duration) -> Timestamp {
+    wall.min(opened.plus(elapsed))
 }
 
 /// The answer to a request whose id was used before.
