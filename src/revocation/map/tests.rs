@@ -147,7 +147,7 @@ fn once_a_write_returned_every_later_look_up_refuses() {
             let (map, written, done) = (Arc::clone(&map), Arc::clone(&written), Arc::clone(&done));
             thread::spawn(move || {
                 let mut judged = 0_u64;
-                let mut last = (0, 0);
+                let mut last = (-1, 0);
                 while !done.load(Ordering::Acquire) || judged == 0 {
                     let newest = written.load(Ordering::Acquire);
                     let epoch = map.epoch();
