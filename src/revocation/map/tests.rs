@@ -153,13 +153,14 @@ fn once_a_write_returned_every_later_look_up_refuses() {
                     let epoch = map.epoch();
                     assert!((newest, epoch) >= last, "neither goes back");
                     last = (newest, epoch);
+                    if newest < 0 {
+                        continue;
+                    }
+                    assert!(epoch > 0);
                     for n in [newest, newest / 2, 0] {
-                        if n >= 0 {
-                            assert!(epoch > 0);
-                            let standing = map.standing(&[name(&map, n)], at(0), None);
-                            assert_eq!(standing, Standing::Revoked(TargetKind::Session));
-                            judged += 1;
-                        }
+                        let standing = map.standing(&[name(&map, n)], at(0), None);
+                        assert_eq!(standing, Standing::Revoked(TargetKind::Session));
+                        judged += 1;
                     }
                 }
             })

@@ -377,7 +377,7 @@ fn a_full_queue_says_so() {
     other.execute_batch("ROLLBACK").unwrap();
     let busy =
         answers.into_iter().map(|it| it.blocking_recv().unwrap()).filter(|it| matches!(it, Err(StoreError::Busy)));
-    assert!((1..QUEUE).contains(&busy.count()));
+    assert!((1..=QUEUE).contains(&busy.count()));
     append_revocations(&store, 1..=1);
 }
 
