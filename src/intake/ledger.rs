@@ -1,6 +1,9 @@
 //! The ledger: requests in, records out, and the map in step with them.
 
-use std::sync::{Arc, OnceLock, PoisonError};
+mod change;
+mod lift;
+
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -10,10 +13,8 @@ use tokio::sync::{Mutex, Semaphore, broadcast};
 use super::claim::Claims;
 use super::limits::{self, Limits};
 use super::outcome::{Accepted, Event, LedgerError, LiftError, Lifted, RevokeError, Swept};
-use super::request::{Meaning, Request, check_lift};
-use crate::revocation::{
-    Form, Full, Horizons, InForce, Lift, Reason, RecordId, Revocation, RevocationMap, Source, Target, UnknownIssuer,
-};
+use super::request::{Meaning, Request};
+use crate::revocation::{Form, Full, Horizons, InForce, RecordId, Revocation, RevocationMap, Target, UnknownIssuer};
 use crate::store::{
     Acknowledgement, Appended, Body, Cursor, Entry, Filter, Kept, Live, Page, Store, StoreError, StoreStatus,
 };
@@ -337,115 +338,6 @@ impl Inner {
         self.store.append(vec![Entry { origin, origin_seq: *sequence, version: Entry::VERSION, body }])
     }
 
-    async fn lift(
-        &self,
-        id: RecordId,
-        restore: bool,
-        actor: String,
-        note: Option<String>,
-    ) -> Result<Lifted, LiftError> {
-        check_lift(&actor, note.as_deref())?;
-        let now = self.clock.now();
-        // Held to the end: whatever is in force and not yet on disk is queued before the tombstone, so
-        // once that is on disk, the store knows all that may be in force.
-        let mut sequence = self.sequence.lock().await;
-        let asked = id.clone();
-        let (kept, is_lift) =
-            self.ask(move |store| Ok((store.find(&asked)?, store.is_lift(&asked)?))).await.map_err(LiftError::Store)?;
-        let (lift, existing) = match kept {
-            None if is_lift => return Err(LiftError::LiftOfLift),
-            None => return Err(LiftError::Unknown),
-            Some(Kept { lifted: Some(lift), .. }) => {
-                // The barrier: the same as for a new tombstone.
-                answer(self.store.append(Vec::new()).await).map_err(LiftError::Store)?;
-                (lift, true)
-            }
-            Some(Kept { revocation, lifted: None }) => {
-                let lift = self.tombstone(revocation, now, restore, actor, note);
-                let stored = self.append(&mut sequence, Body::Lift(lift.clone()));
-                answer(stored.await).map_err(LiftError::Store)?;
-                (lift, false)
-            }
-        };
-        self.loosen(lift.target.clone()).await.map_err(LiftError::Store)?;
-        if !existing {
-            self.tell(Event::Lifted(Arc::new(lift.clone())));
-        }
-        Ok(Lifted { lift, existing })
-    }
-
-    fn tombstone(
-        &self,
-        revocation: Revocation,
-        now: Timestamp,
-        restore: bool,
-        actor: String,
-        note: Option<String>,
-    ) -> Lift {
-        let horizons = self.horizons.load();
-        let target = revocation.target;
-        let leaves = (revocation.form == Form::Block && !restore).then(|| now.plus(horizons.cutoff_margin(&target)));
-        // Kept until neither the revocation could come back nor the cutoff be needed.
-        let cutoff = Form::Before { issued: leaves.or(Some(now)), authenticated: None };
-        let forget_at = match (revocation.forget_at, horizons.forget_at(&target, cutoff, now)) {
-            (Some(revocation), Some(cutoff)) => Some(revocation.max(cutoff)),
-            (None, _) | (_, None) => None,
-        };
-        Lift { id: RecordId::generate(), of: revocation.id, target, leaves, actor, note, at: now, forget_at }
-    }
-
-    /// Makes the records of a target that are not lifted all that is in force for it.
-    async fn loosen(&self, target: Target) -> Result<(), StoreError> {
-        let reference = self.map.reference(target.kind, &target.issuer, &target.value);
-        let horizons = self.horizons.load_full();
-        let left = self
-            .ask(move |store| {
-                let mut left: Option<InForce> = None;
-                store.live(&target, &mut |live| {
-                    let effect = effect(&live, &horizons);
-                    left = Some(left.map_or(effect, |left| left.join(effect)));
-                })?;
-                Ok(left)
-            })
-            .await?;
-        // A full map has no room for a target that it does not hold: then nothing was in force for it.
-        let _ = self.map.replace(reference, left);
-        Ok(())
-    }
-
-    /// Compares with the limits that records were forgotten by, and takes the new ones.
-    fn change_limits(&self, horizons: Horizons) -> Result<(), LedgerError> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = self.clock.now();
-        let before = self.limits.load_full();
-        let (limits, raises) = before.change(&horizons, now);
-        for raise in raises {
-            let revocation = Revocation {
-                id: RecordId::generate(),
-                forget_at: horizons.forget_at(&raise.issuer, raise.form, now),
-                target: raise.issuer,
-                form: raise.form,
-                reason: Reason::Admin,
-                source: Source::Gateway,
-                actor: "gateway".to_owned(),
-                note: Some("a limit was raised: what the old one let be forgotten stays refused".to_owned()),
-                at: now,
-            };
-            let stored = {
-                let mut sequence = wait(self.sequence.lock());
-                self.enforce(&mut sequence, revocation)?
-            };
-            answer(wait(stored))?;
-        }
-        if limits != *before {
-            let text = serde_json::to_string(&limits).map_err(LedgerError::Limits)?;
-            self.store.set_setting(limits::SETTING, &text)?;
-            self.limits.store(Arc::new(limits));
-        }
-        self.horizons.store(Arc::new(horizons));
-        Ok(())
-    }
-
     /// Before when a record must end to be forgotten now.
     ///
     /// A wall clock that jumps ahead must not make anything be forgotten, so time since the start is
@@ -503,25 +395,6 @@ fn repeated(request: &Request, made: Revocation, horizons: &Horizons) -> Result<
 /// What the store answered; a store that went away did not store.
 fn answer<E>(answer: Result<Result<Vec<Appended>, StoreError>, E>) -> Result<Vec<Appended>, StoreError> {
     answer.unwrap_or(Err(StoreError::Stopped))
-}
-
-/// Waits for something that others complete, without a runtime.
-fn wait<T>(future: impl Future<Output = T>) -> T {
-    struct Unpark(std::thread::Thread);
-    impl std::task::Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Arc::new(Unpark(std::thread::current())).into();
-    let mut context = std::task::Context::from_waker(&waker);
-    let mut future = std::pin::pin!(future);
-    loop {
-        if let std::task::Poll::Ready(output) = future.as_mut().poll(&mut context) {
-            return output;
-        }
-        std::thread::park();
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use rusqlite::Connection;
 
 use super::*;
-use crate::revocation::{IssuerHorizon, Standing, TargetKind};
+use crate::revocation::{IssuerHorizon, Reason, Source, Standing, TargetKind};
 use crate::store::{AcceptLoss, MemoryStore, SqliteStore};
 
 const ISSUER: &str = "https://a.example/";
