@@ -19,6 +19,8 @@ use crate::time::Timestamp;
 
 /// Entries in one transaction: keeps the wait of the first of them, and the log, short.
 const MAX_BATCH: usize = 4096;
+/// How long a transaction is held open for those who took part in the one before.
+const GATHER: Duration = Duration::from_micros(500);
 /// How long the mark may lag behind while there is always something to write.
 const MARK_LAG: Duration = Duration::from_millis(200);
 
@@ -79,6 +81,8 @@ pub(super) struct Writer {
     mark: MarkFile,
     shared: Arc<Shared>,
     scratch: Vec<u8>,
+    /// Commands in the last transaction.
+    usual: usize,
 }
 
 /// What to tell whoever asked, once the transaction is on disk.
@@ -113,7 +117,7 @@ impl Writer {
         mark: MarkFile,
         shared: Arc<Shared>,
     ) -> Self {
-        Self { connection, state, names, mark, shared, scratch: Vec::new() }
+        Self { connection, state, names, mark, shared, scratch: Vec::new(), usual: 1 }
     }
 
     /// Works until every sender is gone and everything they sent is done.
@@ -152,13 +156,19 @@ impl Writer {
 
     /// Writes `first` and whatever else waits, as one transaction, and tells everybody.
     fn group(&mut self, first: Command, commands: &Receiver<Command>) {
+        let begun = Instant::now();
         let mut batch = vec![first];
         let mut size = batch[0].size();
         while size < MAX_BATCH {
-            let Ok(command) = commands.try_recv() else { break };
+            // Whoever had their answer from the last transaction is likely to ask again at once: going
+            // without them would cost them a whole wait for the disk. One writer alone never waits.
+            let patience =
+                if batch.len() < self.usual { GATHER.saturating_sub(begun.elapsed()) } else { Duration::ZERO };
+            let Ok(command) = commands.recv_timeout(patience) else { break };
             size += command.size();
             batch.push(command);
         }
+        self.usual = batch.len();
         let mut replies = Vec::with_capacity(batch.len());
         if self.shared.failure.get().is_none()
             && let Err(error) = self.commit(&mut batch, &mut replies)
