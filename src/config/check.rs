@@ -14,11 +14,11 @@ use super::tree::{Entry, Kind, Node, Scalar};
 /// Keys that the design has and this release has not: a clearer answer than "unknown".
 const LATER: [(&str, &str); 9] = [
     ("Root", "cluster"),
-    ("Issuer", "introspection"),
     ("Keys", "jwks_url"),
     ("Keys", "discovery"),
     ("Keys", "per_subject"),
     ("Listener", "tls"),
+    ("Reissue", "rotation"),
     ("Session", "max_per_subject"),
     ("Session", "refresh"),
     ("Upstream", "tls"),
@@ -222,7 +222,7 @@ impl<'a> Check<'a> {
         let (key, at) = (&entry.key, entry.key_span.clone());
         let lower = key.to_lowercase();
         if owner == "Secret" || SECRETIVE.iter().any(|word| lower.contains(word)) {
-            self.findings.hide(entry.value.span.clone());
+            self.hide(&entry.value);
         }
         let keys: Vec<&str> = known.keys().map(String::as_str).collect();
         let help = format!("the keys here are {}", keys.join(", "));
@@ -295,11 +295,20 @@ impl<'a> Check<'a> {
         true
     }
 
+    /// Keeps every scalar within from being shown.
+    fn hide(&mut self, node: &Node) {
+        match &node.kind {
+            Kind::Scalar { .. } | Kind::Broken => self.findings.hide(node.span.clone()),
+            Kind::Sequence(items) => items.iter().for_each(|item| self.hide(item)),
+            Kind::Mapping(entries) => entries.iter().for_each(|entry| self.hide(&entry.value)),
+        }
+    }
+
     fn wrong_type(&mut self, node: &Node, alternatives: &[Alternative<'a>], place: &Where) {
         let is = |wanted: &str| alternatives.iter().any(|one| one.shape.get("type").is_some_and(|name| name == wanted));
         let named = |wanted: &str| alternatives.iter().any(|one| one.name == wanted);
         if named("Secret") || named("Keys") && node.scalar().is_some() {
-            self.findings.hide(node.span.clone());
+            self.hide(node);
             let message = format!("{} is written into the file", place.name());
             let label = "write `{ file: PATH }` or `{ env: NAME }`";
             self.findings.error(node.span.clone(), message, label).help("a secret is never in the configuration");

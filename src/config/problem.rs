@@ -14,6 +14,9 @@ use serde::Serialize;
 /// Problems shown for one file. A file that has more is not the file that was meant; the rest is counted.
 const SHOWN_MAX: usize = 100;
 
+/// Bytes between two places that are still shown together.
+const TOGETHER_MAX: usize = 4096;
+
 /// Whether a file with this problem can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -183,7 +186,13 @@ impl Findings {
 impl Finding {
     fn show(self, text: &str, file: &str) -> Problem {
         let at = within(text, self.at);
-        let also = self.also.map(|(range, label)| (within(text, range), label));
+        let (also, far) = match self.also.map(|(range, label)| (within(text, range), label)) {
+            Some((range, label)) if range.start.abs_diff(at.start) > TOGETHER_MAX => {
+                let (line, column) = place(text, range.start);
+                (None, Some(format!("{label}: {file}:{line}:{column}")))
+            }
+            also => (also, None),
+        };
         let first = also.as_ref().map_or(at.start, |(range, _)| at.start.min(range.start));
         let last = also.as_ref().map_or(at.end, |(range, _)| at.end.max(range.end));
         // Only the lines that matter are handed over: rendering walks its whole source.
@@ -204,20 +213,22 @@ impl Finding {
             Severity::Warning => Level::WARNING,
         };
         let mut group = level.primary_title(&self.message).element(snippet);
+        if let Some(far) = &far {
+            group = group.element(Level::NOTE.message(far));
+        }
         if let Some(help) = &self.help {
             group = group.element(Level::HELP.message(help));
         }
         let rendered = Renderer::plain().render(&[group]);
-        let line_start = text[..at.start].rfind('\n').map_or(0, |newline| newline + 1);
-        Problem {
-            severity: self.severity,
-            file: file.to_owned(),
-            line: text[..line_start].matches('\n').count() + 1,
-            column: text[line_start..at.start].chars().count() + 1,
-            message: self.message,
-            rendered,
-        }
+        let (line, column) = place(text, at.start);
+        Problem { severity: self.severity, file: file.to_owned(), line, column, message: self.message, rendered }
     }
+}
+
+/// Line and column, from 1 on, of a place on a character.
+fn place(text: &str, at: usize) -> (usize, usize) {
+    let line_start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+    (text[..at].matches('\n').count() + 1, text[line_start..at].chars().count() + 1)
 }
 
 /// The text with the ranges starred out, of the same length so that places stay right.
@@ -277,6 +288,15 @@ mod tests {
         );
         let problem = problems.iter().next().unwrap();
         assert_eq!((problem.line, problem.column), (2, 6));
+    }
+
+    #[test]
+    fn a_second_place_far_away_is_named_rather_than_shown() {
+        let text = format!("a: 1\n{}a: 2\n", "#\n".repeat(TOGETHER_MAX));
+        let mut findings = Findings::default();
+        findings.error(text.len() - 5..text.len() - 4, "twice", "").also(0..1, "first given here");
+        let shown = findings.conclude(&text, "x").unwrap_err().to_string();
+        assert!(shown.contains("note: first given here: x:1:1"), "{shown}");
     }
 
     #[test]

@@ -175,6 +175,7 @@ const SLIPS: &[(&str, &str, &str)] = &[
     ("{ file: secrets/ops }", "{ ^value: hunter2 }", "unknown key `value` in `admin.tokens[0].secret`"),
     ("role: operator", "role: operator\n      ^password: hunter2", "unknown key `password`"),
     ("keys: { jwks_file: partners.json }", "keys: ^hunter2", "is written into the file"),
+    ("{ file: secrets/ops }", "^[hunter2, { a: hunter2 }]", "is written into the file"),
     // issuers
     ("issuer: legacy", "issuer: ^partners", "`partners` is the name of another issuer"),
     ("issuer: legacy", "issuer: ^session", "`session` is the name of another issuer"),

@@ -101,3 +101,16 @@ fn a_load_can_be_told_from_another_by_its_digest() {
     std::fs::write(folder.path().join("accounts.pem"), "-----BEGIN PUBLIC KEY-----\nBBBB\n").unwrap();
     assert_ne!(read(GOOD, folder.path()).unwrap().digest, first);
 }
+
+#[test]
+fn a_file_of_mistakes_is_answered_with_a_hundred() {
+    let size = 1 << 17;
+    for line in ["a: 1\n", "- [\n", "- 1\n", "- {a: !b c}\n", "a: &b\n", "? ", "a:\n - b:\n"] {
+        let text = line.repeat(size / line.len());
+        let problems = read(&text, Path::new(".")).unwrap_err();
+        assert!((1..=100).contains(&problems.iter().count()), "{line:?}");
+        assert!(problems.to_string().len() < 1 << 20, "{line:?}");
+    }
+    let names: String = (0..5_000).map(|number| format!("key{number}: 1\n")).collect();
+    assert_eq!(read(&names, Path::new(".")).unwrap_err().len(), 5_003, "each key, and the three that are missing");
+}
