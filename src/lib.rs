@@ -4,6 +4,7 @@
 //! through them. Lower modules do not name higher ones: `token`, `keys`, `revocation`, `session` and
 //! `gate` see no HTTP client, no store and no metrics, so the decision can be tested as a function.
 
+pub mod cli;
 pub mod config;
 pub mod gate;
 pub mod keys;

@@ -15,5 +15,8 @@ mod verifying;
 
 pub use fit::Unfit;
 pub use set::{JSON_BYTES_MAX, KEYS_MAX, KeySet, KeySetError, Refused};
-pub use signing::{MacKey, SignError, SigningKey, SigningKeyError};
+pub use signing::{SignError, SigningKey, SigningKeyError};
 pub use verifying::VerifyingKey;
+
+#[cfg(test)]
+mod tests;

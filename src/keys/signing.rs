@@ -1,10 +1,10 @@
-//! Keys that sign: the gateway's own, and those `portcullis token mint` is given.
+//! Keys that sign: the gateway's own. They are never secrets, because the gateway publishes what
+//! verifies its tokens.
 
 use std::fmt;
 use std::sync::Arc;
 
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
-use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa;
 use aws_lc_rs::signature::{
@@ -20,8 +20,7 @@ use zeroize::Zeroizing;
 
 use super::fit::{Curve, Material};
 use super::thumbprint::{public_jwk, thumbprint};
-use super::{Unfit, VerifyingKey, pem, verifying};
-use crate::secret::Secret;
+use super::{Unfit, VerifyingKey, pem};
 use crate::token::{Algorithm, Family};
 
 /// The PEM label of an unencrypted private key (RFC 7468 §10).
@@ -36,8 +35,8 @@ pub enum SigningKeyError {
     /// Not one unencrypted PKCS #8 `PRIVATE KEY` of the algorithm's type and curve.
     #[error("not an unencrypted PKCS #8 private key for {0}")]
     Malformed(Algorithm),
-    /// An HMAC algorithm where a key pair is needed, or the reverse.
-    #[error("{0} needs another kind of key")]
+    /// An HMAC algorithm, which has no key pair.
+    #[error("{0} has no key pair")]
     Kind(Algorithm),
     /// Its public half would not be honoured.
     #[error("the key cannot be used: {0}")]
@@ -127,7 +126,7 @@ impl SigningKey {
             pem: pem_of(&der),
             public: public_jwk(&material),
             verifying,
-            header: HeaderStart::new(algorithm, Some(&id)),
+            header: HeaderStart::new(algorithm, &id),
         })
     }
 
@@ -200,49 +199,12 @@ impl fmt::Debug for SigningKey {
     }
 }
 
-/// A secret that signs with an HMAC. Whoever can verify can sign, so it has nothing to publish.
-pub struct MacKey {
-    key: hmac::Key,
-    header: HeaderStart,
-}
-
-impl MacKey {
-    /// Takes the secret for one algorithm; `key_id`, when given, becomes the `kid` of what it signs.
-    ///
-    /// # Errors
-    /// [`SigningKeyError::Kind`] when the algorithm is no HMAC, [`SigningKeyError::Unfit`] when the
-    /// secret is too short for it.
-    pub fn new(secret: &Secret, algorithm: Algorithm, key_id: Option<&str>) -> Result<Self, SigningKeyError> {
-        let mac = verifying::mac(algorithm).map_err(|_| SigningKeyError::Kind(algorithm))?;
-        Material::Secret(secret.clone()).judge_for(algorithm)?;
-        Ok(Self { key: hmac::Key::new(mac, secret.expose()), header: HeaderStart::new(algorithm, key_id) })
-    }
-
-    /// Signs `claims` into a compact JWS with the header `typ`.
-    ///
-    /// # Errors
-    /// [`SignError`] when the claims cannot be written.
-    pub fn sign(&self, claims: &Map<String, Value>, typ: &str) -> Result<String, SignError> {
-        let mut token = self.header.signing_input(claims, typ)?;
-        let tag = hmac::sign(&self.key, token.as_bytes());
-        append(&mut token, tag.as_ref());
-        Ok(token)
-    }
-}
-
-impl fmt::Debug for MacKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("MacKey(…)")
-    }
-}
-
 /// The header up to its `typ`, written once: minting is on the request path.
 struct HeaderStart(String);
 
 impl HeaderStart {
-    fn new(algorithm: Algorithm, key_id: Option<&str>) -> Self {
-        let key_id = key_id.map(|id| format!("\"kid\":{},", Value::from(id))).unwrap_or_default();
-        Self(format!("{{\"alg\":\"{algorithm}\",{key_id}\"typ\":"))
+    fn new(algorithm: Algorithm, key_id: &str) -> Self {
+        Self(format!("{{\"alg\":\"{algorithm}\",\"kid\":{},\"typ\":", Value::from(key_id)))
     }
 
     /// *header.payload*, with room for the signature.

@@ -91,7 +91,7 @@ impl fmt::Debug for VerifyingKey {
 }
 
 /// The MAC of an algorithm.
-pub(super) fn mac(algorithm: Algorithm) -> Result<hmac::Algorithm, Unfit> {
+fn mac(algorithm: Algorithm) -> Result<hmac::Algorithm, Unfit> {
     match algorithm {
         Algorithm::HS256 => Ok(hmac::HMAC_SHA256),
         Algorithm::HS384 => Ok(hmac::HMAC_SHA384),

@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn sixteen_levels_are_read_and_seventeen_are_not() {
         let objects = |levels: usize| format!("{}1{}", "{\"a\":".repeat(levels), "}".repeat(levels));
-        let arrays = |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels - 1), "]".repeat(levels - 1));
+        let arrays = |levels: usize| format!("{{\"a\":{}1{}}}", "[".repeat(levels - 1), "]".repeat(levels - 1));
         for (levels, read) in [(1, true), (2, true), (16, true), (17, false), (200, false), (100_000, false)] {
             assert_eq!(object(objects(levels).as_bytes()).is_ok(), read, "{levels} objects");
             assert_eq!(object(arrays(levels).as_bytes()).is_ok(), read, "{levels} levels of arrays");

@@ -137,3 +137,6 @@ fn visible(bytes: &[u8]) -> Result<&str, PresentError> {
     }
     std::str::from_utf8(bytes).map_err(|_| PresentError::Malformed)
 }
+
+#[cfg(test)]
+mod tests;
