@@ -150,7 +150,7 @@ mod tests {
         let minted = sessions.exchange(parent(&foreign(json!({}))), NOW).unwrap();
         let mut token = honour(&sessions, minted.token(), NOW);
         let mut lived = 0;
-        for secs in (40..).step_by(40) {
+        for secs in (40..1_000).step_by(40) {
             let Some(next) = sessions.slide(&token.current(), after(secs)).unwrap() else { break };
             token = honour(&sessions, next.token(), after(secs));
             lived = secs;
