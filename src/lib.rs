@@ -8,6 +8,7 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod gate;
+pub mod intake;
 pub mod keys;
 pub mod revocation;
 pub mod secret;

@@ -6,8 +6,16 @@
 //! Invariant: the effect on a token is the maximum over all records of all its targets that are not
 //! lifted, so records may arrive twice, late, or in any order.
 
+mod effect;
+mod horizon;
+mod map;
 mod record;
+mod reference;
 mod target;
 
-pub use record::{Form, Lift, Reason, RecordId, Revocation, Source};
-pub use target::{Target, TargetKind};
+pub use effect::{InForce, Standing};
+pub use horizon::{Horizons, IssuerHorizon, OWN_ISSUER, UnknownIssuer};
+pub use map::{Effect, Full, RevocationMap};
+pub use record::{Form, InvalidRecordId, Lift, Reason, RecordId, Revocation, Source, UnknownReason};
+pub use reference::TargetRef;
+pub use target::{Target, TargetKind, UnknownTargetKind};

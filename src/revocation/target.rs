@@ -42,10 +42,17 @@ impl TargetKind {
         }
     }
 
-    /// Whether a block is the only form this kind can have, and is forgotten after the horizon.
+    /// Whether a block of this kind is forgotten after the horizon, because nothing lives longer.
     #[must_use]
     pub const fn is_single_use(self) -> bool {
         matches!(self, Self::Token | Self::Session)
+    }
+
+    /// Whether a block is the only form this kind can have: there is no "before" for what is used up
+    /// by one log-in, or for a key that leaked.
+    #[must_use]
+    pub const fn takes_blocks_only(self) -> bool {
+        matches!(self, Self::Token | Self::Session | Self::Key)
     }
 }
 
@@ -85,14 +92,22 @@ impl Target {
     /// are dropped, so that one thing has one name.
     #[must_use]
     pub fn new(kind: TargetKind, issuer: impl Into<String>, value: impl Into<String>) -> Self {
-        let (issuer, value) = match kind {
-            TargetKind::Token | TargetKind::Session | TargetKind::Subject | TargetKind::Client => {
-                (issuer.into(), value.into())
-            }
-            TargetKind::Key => (String::new(), value.into()),
-            TargetKind::Issuer => (issuer.into(), String::new()),
-            TargetKind::All => (String::new(), String::new()),
-        };
-        Self { kind, issuer, value }
+        let (issuer, value) = (issuer.into(), value.into());
+        match Self::parts(kind, &issuer, &value) {
+            ("", "") => Self { kind, issuer: String::new(), value: String::new() },
+            ("", _) => Self { kind, issuer: String::new(), value },
+            (_, "") => Self { kind, issuer, value: String::new() },
+            (_, _) => Self { kind, issuer, value },
+        }
+    }
+
+    /// `issuer` and `value` as far as `kind` has them; the others empty.
+    pub(crate) const fn parts<'a>(kind: TargetKind, issuer: &'a str, value: &'a str) -> (&'a str, &'a str) {
+        match kind {
+            TargetKind::Token | TargetKind::Session | TargetKind::Subject | TargetKind::Client => (issuer, value),
+            TargetKind::Key => ("", value),
+            TargetKind::Issuer => (issuer, ""),
+            TargetKind::All => ("", ""),
+        }
     }
 }

@@ -1,0 +1,630 @@
+//! The ledger: requests in, records out, and the map in step with them.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use futures_util::future::join_all;
+use tokio::sync::{Mutex, Semaphore, broadcast};
+
+use super::claim::Claims;
+use super::limits::{self, Limits};
+use super::request::{InvalidRequest, Meaning, Request, check_lift};
+use crate::revocation::{
+    Form, Full, Horizons, InForce, Lift, Reason, RecordId, Revocation, RevocationMap, Source, Target, UnknownIssuer,
+};
+use crate::store::{
+    Acknowledgement, Appended, Body, Cursor, Entry, Filter, Kept, Live, Page, Store, StoreError, StoreStatus,
+};
+use crate::time::{Clock, Timestamp};
+
+/// Requests under way; beyond it, callers are told to come back.
+const MAX_IN_FLIGHT: usize = 8 * 1024;
+/// Requests of one batch that are under way at the same time: enough to fill a commit, and no more
+/// than leaves others their turn.
+const BATCH: usize = 1024;
+/// Events that a slow watcher may fall behind by.
+const EVENTS: usize = 1024;
+/// Entries deleted in one transaction: others wait for it.
+const FORGET_BATCH: usize = 500;
+/// Revocations of one target that [`Ledger::of_targets`] names, newest first.
+const MAX_OF_TARGET: usize = 100;
+/// Items on one page, at most.
+const MAX_PAGE: usize = 1000;
+
+/// What was accepted, saying what was understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The id of the record.
+    pub id: RecordId,
+    /// What it names; the issuer by URL.
+    pub target: Target,
+    /// What it does.
+    pub form: Form,
+    /// Until when it is remembered; `None`: until lifted.
+    pub effective_until: Option<Timestamp>,
+    /// Whether it is on disk. In force it is in any case.
+    pub durable: bool,
+    /// Whether an earlier request with this id had made it.
+    pub existing: bool,
+}
+
+/// Why nothing was revoked, or not for good.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RevokeError {
+    /// 503: too many requests are under way; nothing was done.
+    #[error("too many revocations are under way")]
+    Busy,
+    /// 409: the id was used for something else.
+    #[error("the id was used before, for another revocation")]
+    Conflict,
+    /// 503: no room for another target; nothing was done.
+    #[error(transparent)]
+    Full(#[from] Full),
+    /// 400 or 422.
+    #[error(transparent)]
+    Invalid(#[from] InvalidRequest),
+    /// 503 `store_not_durable`: in force on this node until it restarts.
+    #[error("in force on this node until it restarts, but not stored")]
+    NotDurable {
+        /// What is in force.
+        accepted: Box<Accepted>,
+        /// Why it is not stored.
+        source: StoreError,
+    },
+    /// 503: the store could not be asked whether the id was used; nothing was done.
+    #[error("the store could not be asked")]
+    Store(#[source] StoreError),
+}
+
+/// What a lift did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lifted {
+    /// The tombstone.
+    pub lift: Lift,
+    /// Whether the revocation had been lifted before.
+    pub existing: bool,
+}
+
+/// Why nothing was lifted. What was in force still is.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LiftError {
+    /// 400.
+    #[error(transparent)]
+    Invalid(#[from] InvalidRequest),
+    /// 422: a lift cannot be lifted; revoke again.
+    #[error("this is the id of a lift: to undo it, revoke again")]
+    LiftOfLift,
+    /// 503: the tombstone was not stored, or the store could not be read.
+    #[error("the lift was not carried out")]
+    Store(#[source] StoreError),
+    /// 404.
+    #[error("no revocation has this id")]
+    Unknown,
+}
+
+/// Why a ledger was not opened, or new limits were not taken. Read as "failed to load the
+/// revocations: {self}".
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// `revocation.max_entries` is below what is stored. Nothing is dropped, so nothing starts.
+    #[error("more revocations are stored than `revocation.max_entries` allows")]
+    Full(#[from] Full),
+    /// The limits kept with the records are not readable.
+    #[error("the limits kept in the store are not readable")]
+    Limits(#[source] serde_json::Error),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Something that came into force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A revocation.
+    Revoked(Arc<Revocation>),
+    /// A lift.
+    Lifted(Arc<Lift>),
+}
+
+/// What a sweep dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Targets out of the map.
+    pub targets: usize,
+    /// Entries out of the store.
+    pub records: usize,
+}
+
+/// Revocations: taken in, in force, durable, and undone again. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Arc<dyn Store>,
+    map: Arc<RevocationMap>,
+    horizons: ArcSwap<Horizons>,
+    limits: ArcSwap<Limits>,
+    clock: Clock,
+    opened: (Timestamp, Instant),
+    /// The last `origin_seq` given. Whoever holds it decides what is in force: a revocation while it
+    /// is put in force and queued, a lift for as long as it takes.
+    sequence: Mutex<u64>,
+    claims: Arc<Claims>,
+    in_flight: Semaphore,
+    events: broadcast::Sender<Event>,
+}
+
+impl Ledger {
+    /// Puts in force everything in the store. Blocks until that is done; afterwards traffic may be
+    /// let in.
+    ///
+    /// A limit that is higher than when the store was last open is treated as in
+    /// [`set_horizons`](Self::set_horizons).
+    ///
+    /// # Errors
+    ///
+    /// When the store is damaged or cannot be read or written, and when the map is too small.
+    pub fn open(
+        store: Arc<dyn Store>,
+        map: Arc<RevocationMap>,
+        horizons: Horizons,
+        clock: Clock,
+    ) -> Result<Self, LedgerError> {
+        let full = OnceLock::new();
+        store.replay(&|live| {
+            let target = map.reference(live.kind, live.issuer, live.value);
+            let effect = effect(&live, &horizons);
+            if let Err(error) = map.apply(target, effect.form, effect.forget_at) {
+                // The first one says it all.
+                let _ = full.set(error);
+            }
+        })?;
+        if let Some(full) = full.into_inner() {
+            return Err(full.into());
+        }
+        let now = clock.now();
+        let limits = match store.setting(limits::SETTING)? {
+            Some(text) => serde_json::from_str(&text).map_err(LedgerError::Limits)?,
+            None => Limits::default(),
+        };
+        let sequence = store.own_sequence();
+        let inner = Inner {
+            store,
+            map,
+            horizons: ArcSwap::from_pointee(horizons.clone()),
+            limits: ArcSwap::from_pointee(limits),
+            clock,
+            opened: (now, Instant::now()),
+            sequence: Mutex::new(sequence),
+            claims: Arc::default(),
+            in_flight: Semaphore::new(MAX_IN_FLIGHT),
+            events: broadcast::Sender::new(EVENTS),
+        };
+        inner.change_limits(horizons)?;
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Takes in one revocation. When this returns `Ok`, it is in force here and on disk. A call that
+    /// is dropped half-way is carried out all the same.
+    ///
+    /// # Errors
+    ///
+    /// [`RevokeError::NotDurable`] when it is in force but not on disk; any other: nothing was done.
+    pub async fn revoke(&self, request: Request) -> Result<Accepted, RevokeError> {
+        let inner = Arc::clone(&self.inner);
+        let task = tokio::spawn(async move {
+            let _turn = inner.in_flight.try_acquire().map_err(|_| RevokeError::Busy)?;
+            inner.revoke(request).await
+        });
+        task.await.unwrap_or(Err(RevokeError::Store(StoreError::Stopped)))
+    }
+
+    /// Takes in many, a share at a time so that others get their turn; one result each, in order.
+    pub async fn revoke_all(&self, requests: Vec<Request>) -> Vec<Result<Accepted, RevokeError>> {
+        let inner = Arc::clone(&self.inner);
+        let count = requests.len();
+        let task = tokio::spawn(async move {
+            let mut results = Vec::with_capacity(requests.len());
+            let mut requests = requests.into_iter();
+            loop {
+                let share: Vec<_> =
+                    requests.by_ref().take(BATCH).map(|request| inner.revoke_in_turn(request)).collect();
+                if share.is_empty() {
+                    return results;
+                }
+                results.extend(join_all(share).await);
+            }
+        });
+        let stopped = || Err(RevokeError::Store(StoreError::Stopped));
+        task.await.unwrap_or_else(|_| std::iter::repeat_with(stopped).take(count).collect())
+    }
+
+    /// Undoes one revocation, by its id. Lifting a block leaves a cutoff at this moment, so that
+    /// stolen tokens stay dead, unless `restore`. Lifting again changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such revocation, or the tombstone could not be stored: then everything stays
+    /// in force.
+    pub async fn lift(
+        &self,
+        id: RecordId,
+        restore: bool,
+        actor: String,
+        note: Option<String>,
+    ) -> Result<Lifted, LiftError> {
+        let inner = Arc::clone(&self.inner);
+        let task = tokio::spawn(async move { inner.lift(id, restore, actor, note).await });
+        task.await.unwrap_or(Err(LiftError::Store(StoreError::Stopped)))
+    }
+
+    /// The revocation with this id, lifted or not.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub async fn find(&self, id: RecordId) -> Result<Option<Kept>, StoreError> {
+        self.inner.ask(move |store| store.find(&id)).await
+    }
+
+    /// A page of revocations, newest first; at most 1,000, of an issuer given by URL or config name.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub async fn list(&self, mut filter: Filter, from: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+        filter.issuer = filter.issuer.map(|issuer| self.resolve(&issuer).unwrap_or(issuer));
+        self.inner.ask(move |store| store.page(&filter, from, limit.clamp(1, MAX_PAGE))).await
+    }
+
+    /// The revocations in force for any of these targets, newest first for each; at most 100 for each.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub async fn of_targets(&self, targets: &[Target]) -> Result<Vec<Revocation>, StoreError> {
+        let targets = targets.to_vec();
+        self.inner
+            .ask(move |store| {
+                let mut found = Vec::new();
+                for target in &targets {
+                    found.extend(store.of_target(target, MAX_OF_TARGET)?);
+                }
+                Ok(found)
+            })
+            .await
+    }
+
+    /// Whether a request makes sense now, so that a batch can be refused before any of it is carried out.
+    ///
+    /// # Errors
+    ///
+    /// Why it does not.
+    pub fn check(&self, request: &Request) -> Result<(), InvalidRequest> {
+        request.meaning(&self.inner.horizons.load(), self.inner.clock.now()).map(drop)
+    }
+
+    /// The URL of the issuer with this config name or URL.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub fn resolve(&self, name_or_url: &str) -> Result<String, UnknownIssuer> {
+        self.inner.horizons.load().resolve(name_or_url).map(ToOwned::to_owned)
+    }
+
+    /// Everything that comes into force from now on. Who falls too far behind is told so.
+    #[must_use]
+    pub fn watch(&self) -> broadcast::Receiver<Event> {
+        self.inner.events.subscribe()
+    }
+
+    /// Forgets what refuses nothing alive any more, in memory and on disk. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// When the store does not write; the map is swept all the same.
+    pub fn sweep(&self) -> Result<Swept, StoreError> {
+        let before = self.inner.forget_before();
+        let targets = self.inner.map.sweep(before);
+        let mut records = 0;
+        loop {
+            let forgotten = self.inner.store.forget(before, FORGET_BATCH)?;
+            records += forgotten;
+            if forgotten < FORGET_BATCH {
+                return Ok(Swept { targets, records });
+            }
+        }
+    }
+
+    /// Takes new limits. One that is raised first cuts what the old one had let be forgotten: an
+    /// issuer cutoff at *now − old horizon*, in force and on disk before this returns. Call it before
+    /// the raised limit lets anything in.
+    ///
+    /// # Errors
+    ///
+    /// When the cutoff or the limits cannot be stored, or the map is full: then the new limits must
+    /// not be used.
+    pub async fn set_horizons(&self, horizons: Horizons) -> Result<(), LedgerError> {
+        let inner = Arc::clone(&self.inner);
+        let task = tokio::task::spawn_blocking(move || inner.change_limits(horizons));
+        task.await.unwrap_or(Err(LedgerError::Store(StoreError::Stopped)))
+    }
+
+    /// What the store says about itself.
+    #[must_use]
+    pub fn status(&self) -> StoreStatus {
+        self.inner.store.status()
+    }
+}
+
+/// The effect of a stored record. A lift of what had no end has none itself, but the cutoff that it
+/// leaves has one.
+fn effect(live: &Live<'_>, horizons: &Horizons) -> InForce {
+    let mut effect = live.effect;
+    if let (true, None, Form::Before { issued: Some(cutoff), .. }) = (live.left_by_lift, effect.forget_at, effect.form)
+    {
+        let target = Target::new(live.kind, live.issuer, live.value);
+        effect.forget_at = horizons.forget_at(&target, effect.form, cutoff);
+    }
+    effect
+}
+
+impl Inner {
+    async fn revoke_in_turn(&self, request: Request) -> Result<Accepted, RevokeError> {
+        let _turn = self.in_flight.acquire().await.map_err(|_| RevokeError::Busy)?;
+        self.revoke(request).await
+    }
+
+    async fn revoke(&self, request: Request) -> Result<Accepted, RevokeError> {
+        let now = self.clock.now();
+        let horizons = self.horizons.load_full();
+        let _claim = match &request.id {
+            None => None,
+            Some(id) => {
+                let claim = self.claims.take(id).await;
+                let asked = id.clone();
+                if let Some(kept) = self.ask(move |store| store.find(&asked)).await.map_err(RevokeError::Store)? {
+                    return repeated(&request, kept.revocation, &horizons);
+                }
+                Some(claim)
+            }
+        };
+        let Meaning { target, form, forget_at } = request.meaning(&horizons, now)?;
+        let revocation = Revocation {
+            id: request.id.unwrap_or_else(RecordId::generate),
+            target,
+            form,
+            reason: request.reason,
+            source: request.source,
+            actor: request.actor,
+            note: request.note,
+            at: now,
+            forget_at,
+        };
+        let mut accepted = Accepted {
+            id: revocation.id.clone(),
+            target: revocation.target.clone(),
+            form,
+            effective_until: forget_at,
+            durable: true,
+            existing: false,
+        };
+        let stored = {
+            let mut sequence = self.sequence.lock().await;
+            self.enforce(&mut sequence, revocation)?
+        };
+        match answer(stored.await) {
+            Ok(outcomes) if outcomes.first() == Some(&Appended::Conflict) => Err(RevokeError::Conflict),
+            Ok(_) => Ok(accepted),
+            Err(source) => {
+                accepted.durable = false;
+                Err(RevokeError::NotDurable { accepted: Box::new(accepted), source })
+            }
+        }
+    }
+
+    /// Puts a revocation in force and queues it, in the order in which the sequence is handed round.
+    fn enforce(&self, sequence: &mut u64, revocation: Revocation) -> Result<Acknowledgement, Full> {
+        let Target { kind, issuer, value } = &revocation.target;
+        self.map.apply(self.map.reference(*kind, issuer, value), revocation.form, revocation.forget_at)?;
+        self.tell(Event::Revoked(Arc::new(revocation.clone())));
+        Ok(self.append(sequence, Body::Revocation(revocation)))
+    }
+
+    fn append(&self, sequence: &mut u64, body: Body) -> Acknowledgement {
+        *sequence += 1;
+        let origin = self.store.store_id().to_owned();
+        self.store.append(vec![Entry { origin, origin_seq: *sequence, version: Entry::VERSION, body }])
+    }
+
+    async fn lift(
+        &self,
+        id: RecordId,
+        restore: bool,
+        actor: String,
+        note: Option<String>,
+    ) -> Result<Lifted, LiftError> {
+        check_lift(&actor, note.as_deref())?;
+        let now = self.clock.now();
+        // Held to the end: whatever is in force and not yet on disk is queued before the tombstone, so
+        // once that is on disk, the store knows all that may be in force.
+        let mut sequence = self.sequence.lock().await;
+        let asked = id.clone();
+        let (kept, is_lift) =
+            self.ask(move |store| Ok((store.find(&asked)?, store.is_lift(&asked)?))).await.map_err(LiftError::Store)?;
+        let (lift, existing) = match kept {
+            None if is_lift => return Err(LiftError::LiftOfLift),
+            None => return Err(LiftError::Unknown),
+            Some(Kept { lifted: Some(lift), .. }) => {
+                // The barrier: the same as for a new tombstone.
+                answer(self.store.append(Vec::new()).await).map_err(LiftError::Store)?;
+                (lift, true)
+            }
+            Some(Kept { revocation, lifted: None }) => {
+                let lift = self.tombstone(revocation, now, restore, actor, note);
+                let stored = self.append(&mut sequence, Body::Lift(lift.clone()));
+                answer(stored.await).map_err(LiftError::Store)?;
+                (lift, false)
+            }
+        };
+        self.loosen(lift.target.clone()).await.map_err(LiftError::Store)?;
+        if !existing {
+            self.tell(Event::Lifted(Arc::new(lift.clone())));
+        }
+        Ok(Lifted { lift, existing })
+    }
+
+    fn tombstone(
+        &self,
+        revocation: Revocation,
+        now: Timestamp,
+        restore: bool,
+        actor: String,
+        note: Option<String>,
+    ) -> Lift {
+        let horizons = self.horizons.load();
+        let target = revocation.target;
+        let leaves = (revocation.form == Form::Block && !restore).then(|| now.plus(horizons.cutoff_margin(&target)));
+        // Kept until neither the revocation could come back nor the cutoff be needed.
+        let cutoff = Form::Before { issued: leaves.or(Some(now)), authenticated: None };
+        let forget_at = match (revocation.forget_at, horizons.forget_at(&target, cutoff, now)) {
+            (Some(revocation), Some(cutoff)) => Some(revocation.max(cutoff)),
+            (None, _) | (_, None) => None,
+        };
+        Lift { id: RecordId::generate(), of: revocation.id, target, leaves, actor, note, at: now, forget_at }
+    }
+
+    /// Makes the records of a target that are not lifted all that is in force for it.
+    async fn loosen(&self, target: Target) -> Result<(), StoreError> {
+        let reference = self.map.reference(target.kind, &target.issuer, &target.value);
+        let horizons = self.horizons.load_full();
+        let left = self
+            .ask(move |store| {
+                let mut left: Option<InForce> = None;
+                store.live(&target, &mut |live| {
+                    let effect = effect(&live, &horizons);
+                    left = Some(left.map_or(effect, |left| left.join(effect)));
+                })?;
+                Ok(left)
+            })
+            .await?;
+        // A full map has no room for a target that it does not hold: then nothing was in force for it.
+        let _ = self.map.replace(reference, left);
+        Ok(())
+    }
+
+    /// Compares with the limits that records were forgotten by, and takes the new ones.
+    fn change_limits(&self, horizons: Horizons) -> Result<(), LedgerError> {
+        let now = self.clock.now();
+        let before = self.limits.load_full();
+        let (limits, raises) = before.change(&horizons, now);
+        for raise in raises {
+            let revocation = Revocation {
+                id: RecordId::generate(),
+                forget_at: horizons.forget_at(&raise.issuer, raise.form, now),
+                target: raise.issuer,
+                form: raise.form,
+                reason: Reason::Admin,
+                source: Source::Gateway,
+                actor: "gateway".to_owned(),
+                note: Some("a limit was raised: what the old one let be forgotten stays refused".to_owned()),
+                at: now,
+            };
+            let stored = {
+                let mut sequence = wait(self.sequence.lock());
+                self.enforce(&mut sequence, revocation)?
+            };
+            answer(wait(stored))?;
+        }
+        if limits != *before {
+            let text = serde_json::to_string(&limits).map_err(LedgerError::Limits)?;
+            self.store.set_setting(limits::SETTING, &text)?;
+            self.limits.store(Arc::new(limits));
+        }
+        self.horizons.store(Arc::new(horizons));
+        Ok(())
+    }
+
+    /// Before when a record must end to be forgotten now.
+    ///
+    /// A wall clock that jumps ahead must not make anything be forgotten, so time since the start is
+    /// measured by the clock that cannot jump.
+    fn forget_before(&self) -> Timestamp {
+        let now = match self.clock {
+            Clock::System => {
+                let (opened, since) = &self.opened;
+                self.clock.now().min(opened.plus(since.elapsed()))
+            }
+            Clock::Manual(_) => self.clock.now(),
+        };
+        now.minus(self.limits.load().slack(now))
+    }
+
+    /// Asks the store, where waiting for the disk is allowed.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&dyn Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = Arc::clone(&self.store);
+        tokio::task::spawn_blocking(move || question(&*store)).await.unwrap_or(Err(StoreError::Stopped))
+    }
+
+    fn tell(&self, event: Event) {
+        // Nobody watching is nothing wrong.
+        let _ = self.events.send(event);
+    }
+}
+
+/// The answer to a request whose id was used before.
+fn repeated(request: &Request, made: Revocation, horizons: &Horizons) -> Result<Accepted, RevokeError> {
+    // Asked again at the time of the first, a request for the same means the same.
+    let same = request.reason == made.reason
+        && request.note == made.note
+        && request
+            .meaning(horizons, made.at)
+            .is_ok_and(|meaning| meaning.target == made.target && meaning.form == made.form)
+        && request.expires_at.is_none_or(|at| made.forget_at.is_none_or(|until| at <= until));
+    if !same {
+        return Err(RevokeError::Conflict);
+    }
+    Ok(Accepted {
+        id: made.id,
+        target: made.target,
+        form: made.form,
+        effective_until: made.forget_at,
+        durable: true,
+        existing: true,
+    })
+}
+
+/// What the store answered; a store that went away did not store.
+fn answer<E>(answer: Result<Result<Vec<Appended>, StoreError>, E>) -> Result<Vec<Appended>, StoreError> {
+    answer.unwrap_or(Err(StoreError::Stopped))
+}
+
+/// Waits for something that others complete, without a runtime.
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut context = std::task::Context::from_waker(&waker);
+    let mut future = std::pin::pin!(future);
+    loop {
+        if let std::task::Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return output;
+        }
+        std::thread::park();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,15 @@
+//! Revocations from outside: the only way one comes in.
+//!
+//! A request is understood, put in force in memory, made durable, and only then answered. In this
+//! order, because the failure between two steps must err on the side of refusing: what is in force
+//! but not durable is refused until the restart, and the caller is told so.
+
+mod claim;
+mod ledger;
+mod limits;
+mod request;
+
+pub use ledger::{Accepted, Event, Ledger, LedgerError, LiftError, Lifted, RevokeError, Swept};
+pub use request::{InvalidRequest, Request};
+
+pub use crate::store::{Cursor, Filter, Kept, Page, StoreStatus};

@@ -1,0 +1,305 @@
+//! The one thread that writes. Whatever waits when it is ready goes into one transaction, so one
+//! wait for the disk acknowledges many.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, TransactionBehavior};
+use tokio::sync::oneshot;
+
+use super::mark::{Mark, MarkFile};
+use super::open::{Damage, Refused};
+use super::rows::{self, Names, RowError};
+use super::state::State;
+use crate::store::{Appended, Entry, StoreError};
+use crate::time::Timestamp;
+
+/// Entries in one transaction: keeps the wait of the first of them, and the log, short.
+const MAX_BATCH: usize = 4096;
+/// How long the mark may lag behind while there is always something to write.
+const MARK_LAG: Duration = Duration::from_millis(200);
+
+/// What the writer is asked to do.
+pub(super) enum Command {
+    Append { entries: Vec<Entry>, done: oneshot::Sender<Result<Vec<Appended>, StoreError>> },
+    Forget { before: Timestamp, limit: usize, done: SyncSender<Result<usize, StoreError>> },
+    Set { name: String, value: String, done: SyncSender<Result<(), StoreError>> },
+}
+
+/// What the writer tells others about.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pub(super) names: RwLock<Arc<Names>>,
+    pub(super) sequence: AtomicU64,
+    pub(super) own_sequence: AtomicU64,
+    pub(super) records: AtomicU64,
+    /// The first failure. Nothing is acknowledged after it.
+    pub(super) failure: OnceLock<StoreError>,
+}
+
+impl Shared {
+    pub(super) fn publish(&self, state: &State) {
+        self.sequence.store(state.sequence, Ordering::Release);
+        self.own_sequence.store(state.own_sequence, Ordering::Release);
+        self.records.store(state.records, Ordering::Release);
+    }
+}
+
+/// Why something did not reach the disk. Read as "failed to write: {self}".
+#[derive(Debug, thiserror::Error)]
+enum WriteError {
+    #[error(transparent)]
+    Damaged(Damage),
+    #[error(transparent)]
+    Files(#[from] io::Error),
+    #[error(transparent)]
+    Row(#[from] RowError),
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+}
+
+impl From<Refused> for WriteError {
+    fn from(why: Refused) -> Self {
+        match why {
+            Refused::Damaged(damage) => Self::Damaged(damage),
+            Refused::Database(error) => Self::Sqlite(error),
+            Refused::Files(_, error) => Self::Files(error),
+        }
+    }
+}
+
+/// The writer.
+pub(super) struct Writer {
+    connection: Connection,
+    state: State,
+    names: Names,
+    mark: MarkFile,
+    shared: Arc<Shared>,
+    scratch: Vec<u8>,
+}
+
+/// What to tell whoever asked, once the transaction is on disk.
+enum Reply {
+    Appended(oneshot::Sender<Result<Vec<Appended>, StoreError>>, Vec<Appended>),
+    Forgot(SyncSender<Result<usize, StoreError>>, usize),
+    Set(SyncSender<Result<(), StoreError>>),
+}
+
+impl Reply {
+    /// Whoever asked may be gone by now: then nobody is told, and what was written stays.
+    fn send(self, failure: Option<&StoreError>) {
+        match self {
+            Self::Appended(done, outcomes) => {
+                let _ = done.send(failure.map_or(Ok(outcomes), |error| Err(error.clone())));
+            }
+            Self::Forgot(done, rows) => {
+                let _ = done.send(failure.map_or(Ok(rows), |error| Err(error.clone())));
+            }
+            Self::Set(done) => {
+                let _ = done.send(failure.map_or(Ok(()), |error| Err(error.clone())));
+            }
+        }
+    }
+}
+
+impl Writer {
+    pub(super) const fn new(
+        connection: Connection,
+        state: State,
+        names: Names,
+        mark: MarkFile,
+        shared: Arc<Shared>,
+    ) -> Self {
+        Self { connection, state, names, mark, shared, scratch: Vec::new() }
+    }
+
+    /// Works until every sender is gone and everything they sent is done.
+    pub(super) fn run(mut self, commands: &Receiver<Command>) {
+        let mut marked = self.state.sequence;
+        let mut marked_at = Instant::now();
+        loop {
+            let first = if marked == self.state.sequence {
+                commands.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                commands.recv_timeout(MARK_LAG.saturating_sub(marked_at.elapsed()))
+            };
+            match first {
+                Ok(first) => self.group(first, commands),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            // Acknowledged first, marked then: the mark may lag, and a quiet store is marked at once.
+            if marked != self.state.sequence && marked_at.elapsed() >= MARK_LAG {
+                self.mark();
+                (marked, marked_at) = (self.state.sequence, Instant::now());
+            }
+        }
+        self.mark();
+    }
+
+    fn mark(&mut self) {
+        let mark = Mark { store_id: self.state.store_id.clone(), sequence: self.state.sequence };
+        if let Err(error) = self.mark.write(&mark) {
+            self.fail(error.into());
+        }
+    }
+
+    /// Writes `first` and whatever else waits, as one transaction, and tells everybody.
+    fn group(&mut self, first: Command, commands: &Receiver<Command>) {
+        let mut batch = vec![first];
+        let mut size = batch[0].size();
+        while size < MAX_BATCH {
+            let Ok(command) = commands.try_recv() else { break };
+            size += command.size();
+            batch.push(command);
+        }
+        let mut replies = Vec::with_capacity(batch.len());
+        if self.shared.failure.get().is_none()
+            && let Err(error) = self.commit(&mut batch, &mut replies)
+        {
+            self.fail(error);
+        }
+        let failure = self.shared.failure.get();
+        // Whatever the transaction did not come to, because it failed, or was not begun.
+        replies.extend(batch.into_iter().map(Command::undone));
+        for reply in replies {
+            reply.send(failure);
+        }
+    }
+
+    /// Moves the commands that it carries out from `batch` to `replies`.
+    fn commit(&mut self, batch: &mut Vec<Command>, replies: &mut Vec<Reply>) -> Result<(), WriteError> {
+        let mut state = self.state.clone();
+        let known_names = self.names.len();
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut work =
+            Work { connection: &transaction, state: &mut state, names: &mut self.names, scratch: &mut self.scratch };
+        for command in batch.drain(..) {
+            let reply = match &command {
+                Command::Append { entries, .. } => work.append(entries).map(Outcome::Appended),
+                Command::Forget { before, limit, .. } => work.forget(*before, *limit).map(Outcome::Forgot),
+                Command::Set { name, value, .. } => work.set(name, value).map(|()| Outcome::Set),
+            };
+            match reply {
+                Ok(outcome) => replies.push(command.done(outcome)),
+                Err(error) => {
+                    replies.push(command.undone());
+                    return Err(error);
+                }
+            }
+        }
+        if state != self.state {
+            state.write(&transaction)?;
+        }
+        transaction.commit()?;
+        self.state = state;
+        self.shared.publish(&self.state);
+        if self.names.len() != known_names {
+            *self.shared.names.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(self.names.clone());
+        }
+        Ok(())
+    }
+
+    /// What reached the disk is not known any more, and asking the disk again proves nothing: from
+    /// here on nothing is acknowledged.
+    fn fail(&self, cause: WriteError) {
+        let _ = self.shared.failure.set(StoreError::NotDurable(Arc::new(cause)));
+    }
+}
+
+/// The transaction under way.
+struct Work<'a> {
+    connection: &'a Connection,
+    state: &'a mut State,
+    names: &'a mut Names,
+    scratch: &'a mut Vec<u8>,
+}
+
+impl Work<'_> {
+    fn append(&mut self, entries: &[Entry]) -> Result<Vec<Appended>, WriteError> {
+        let mut outcomes = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let seq = (self.state.sequence + 1).cast_signed();
+            let (outcome, sum) = rows::insert(self.connection, self.names, seq, entry, self.scratch)?;
+            if let Some(sum) = sum {
+                self.state.sequence += 1;
+                self.state.add(sum);
+                if entry.origin == self.state.store_id {
+                    self.state.own_sequence = self.state.own_sequence.max(entry.origin_seq);
+                }
+            }
+            outcomes.push(outcome);
+        }
+        Ok(outcomes)
+    }
+
+    /// Lifts go only when no revocation is left to go: a tombstone outlives what it lifts.
+    fn forget(&mut self, before: Timestamp, limit: usize) -> Result<usize, WriteError> {
+        let mut forgotten = 0;
+        for table in ["revocations", "lifts"] {
+            let sql = format!(
+                "DELETE FROM {table} WHERE seq IN (SELECT seq FROM {table} WHERE forget_at < ?1 LIMIT ?2) \
+                 RETURNING checksum"
+            );
+            let mut statement = self.connection.prepare_cached(&sql)?;
+            let mut rows = statement.query((before.millis(), i64::try_from(limit - forgotten).unwrap_or(i64::MAX)))?;
+            while let Some(row) = rows.next()? {
+                self.state.remove(row.get(0)?);
+                forgotten += 1;
+            }
+            if forgotten >= limit {
+                break;
+            }
+        }
+        Ok(forgotten)
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<(), WriteError> {
+        if let Some((_, sum)) = rows::setting(self.connection, name)? {
+            self.state.remove(sum);
+        }
+        let sum = rows::setting_checksum(name, value);
+        let sql = "INSERT OR REPLACE INTO settings (name, value, checksum) VALUES (?1, ?2, ?3)";
+        self.connection.prepare_cached(sql)?.execute((name, value, sum))?;
+        self.state.add(sum);
+        Ok(())
+    }
+}
+
+/// What a command did, if the transaction comes through.
+enum Outcome {
+    Appended(Vec<Appended>),
+    Forgot(usize),
+    Set,
+}
+
+impl Command {
+    /// How many entries it adds to a transaction.
+    const fn size(&self) -> usize {
+        match self {
+            Self::Append { entries, .. } => entries.len(),
+            Self::Forget { limit, .. } => *limit,
+            Self::Set { .. } => 1,
+        }
+    }
+
+    fn done(self, outcome: Outcome) -> Reply {
+        match (self, outcome) {
+            (Self::Append { done, .. }, Outcome::Appended(outcomes)) => Reply::Appended(done, outcomes),
+            (Self::Forget { done, .. }, Outcome::Forgot(rows)) => Reply::Forgot(done, rows),
+            (command, _) => command.undone(),
+        }
+    }
+
+    /// The reply of a command that was not carried out; only sent together with the failure.
+    fn undone(self) -> Reply {
+        match self {
+            Self::Append { done, .. } => Reply::Appended(done, Vec::new()),
+            Self::Forget { done, .. } => Reply::Forgot(done, 0),
+            Self::Set { done, .. } => Reply::Set(done),
+        }
+    }
+}
