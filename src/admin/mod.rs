@@ -154,3 +154,6 @@ async fn not_found() -> problem::Problem {
 async fn method_not_allowed() -> problem::Problem {
     problem::Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path has other methods")
 }
+
+#[cfg(test)]
+pub(crate) mod tests;
