@@ -10,6 +10,9 @@ use super::problem::Problem;
 
 /// Prometheus text format 0.0.4.
 pub(super) async fn metrics(State(api): State<Api>) -> Response {
+    for (kind, count) in api.0.map.counts() {
+        api.0.metrics.set_revocations(kind, count);
+    }
     let mut response = api.0.metrics.render().into_response();
     let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, text);
@@ -32,8 +35,13 @@ pub(super) async fn readyz(State(api): State<Api>) -> Response {
 }
 
 impl Api {
-    /// What the gateway says.
+    /// Ready when the gateway says so and the store still acknowledges.
     pub(super) fn readiness(&self) -> Result<(), Vec<String>> {
-        self.0.gateway.readiness()
+        let mut reasons = self.0.gateway.readiness().err().unwrap_or_default();
+        let store = "store_not_durable";
+        if !self.0.ledger.status().is_ready() && !reasons.iter().any(|reason| reason == store) {
+            reasons.push(store.to_owned());
+        }
+        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     }
 }

@@ -142,6 +142,7 @@ pub async fn serve(listener: Listener, api: Api, shutdown: CancellationToken) {
         });
     }
     drop(listener);
+    api.close();
     tasks.close();
     if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
         tracing::warn!(open = tasks.len(), "admin connections are cut off");

@@ -13,6 +13,10 @@ mod listener;
 mod operations;
 mod patience;
 mod problem;
+mod records;
+mod revoke;
+mod view;
+mod watch;
 
 use std::sync::Arc;
 
@@ -21,8 +25,11 @@ use axum::Router;
 use axum::routing::{get, post};
 use http::StatusCode;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::AdminToken;
+use crate::intake::Ledger;
+use crate::revocation::RevocationMap;
 use crate::telemetry::{Audit, AuditEvent, Metrics};
 use crate::time::{Clock, Timestamp};
 
@@ -32,37 +39,56 @@ pub use listener::{Listener, serve};
 /// Subscribers of `/v1/revocations:watch` at once.
 const WATCHERS: usize = 32;
 
-/// Everything the admin API works on. Clones share it.
+/// What the admin API works on.
+pub struct Parts {
+    /// The running gateway.
+    pub gateway: Arc<dyn Gateway>,
+    /// Revocations come in here.
+    pub ledger: Ledger,
+    /// What is in force, for the metrics.
+    pub map: Arc<RevocationMap>,
+    /// Rendered at `/metrics`.
+    pub metrics: Arc<Metrics>,
+    /// Where changes are written down.
+    pub audit: Arc<Audit>,
+    /// Who may do what.
+    pub tokens: Vec<AdminToken>,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// The admin API. Clones share everything.
 #[derive(Clone)]
 pub struct Api(Arc<Shared>);
 
 struct Shared {
     gateway: Arc<dyn Gateway>,
+    ledger: Ledger,
+    map: Arc<RevocationMap>,
     metrics: Arc<Metrics>,
     audit: Arc<Audit>,
     tokens: ArcSwap<Vec<AdminToken>>,
     clock: Clock,
     watchers: Arc<Semaphore>,
+    closing: CancellationToken,
     unknown_callers: auth::Unknown,
 }
 
 impl Api {
     /// The API over a gateway.
     #[must_use]
-    pub fn new(
-        gateway: Arc<dyn Gateway>,
-        metrics: Arc<Metrics>,
-        audit: Arc<Audit>,
-        tokens: Vec<AdminToken>,
-        clock: Clock,
-    ) -> Self {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { gateway, ledger, map, metrics, audit, tokens, clock } = parts;
         Self(Arc::new(Shared {
             gateway,
+            ledger,
+            map,
             metrics,
             audit,
             tokens: ArcSwap::from_pointee(tokens),
             clock,
             watchers: Arc::new(Semaphore::new(WATCHERS)),
+            closing: CancellationToken::new(),
             unknown_callers: auth::Unknown::default(),
         }))
     }
@@ -79,6 +105,10 @@ impl Api {
             .route("/healthz", get(health::healthz))
             .route("/readyz", get(health::readyz));
         let guarded = Router::new()
+            .route("/v1/revocations", get(records::list).post(revoke::one))
+            .route("/v1/revocations:batch", post(revoke::batch))
+            .route("/v1/revocations:watch", get(watch::watch))
+            .route("/v1/revocations/{id}", get(records::find).delete(records::lift))
             .route("/v1/explain", post(operations::explain))
             .route("/v1/status", get(operations::status))
             .route("/v1/config", get(operations::config))
@@ -89,6 +119,11 @@ impl Api {
             .method_not_allowed_fallback(method_not_allowed)
             .layer(axum::middleware::from_fn_with_state(self.clone(), auth::guard));
         open.method_not_allowed_fallback(method_not_allowed).merge(guarded).with_state(self.clone())
+    }
+
+    /// Ends the event streams: they would not end by themselves.
+    fn close(&self) {
+        self.0.closing.cancel();
     }
 
     fn tokens(&self) -> Arc<Vec<AdminToken>> {
@@ -119,3 +154,6 @@ async fn not_found() -> problem::Problem {
 async fn method_not_allowed() -> problem::Problem {
     problem::Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path has other methods")
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

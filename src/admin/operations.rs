@@ -9,11 +9,12 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde::Deserialize;
 use serde::de::{Error as _, MapAccess, Visitor};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::auth::{Change, Changes};
 use super::body;
 use super::problem::Problem;
+use super::view;
 use super::{Api, Question, ReloadError, RotateError};
 
 #[derive(Deserialize)]
@@ -92,20 +93,29 @@ impl TryFrom<RawQuestion> for Question {
 /// `POST /v1/explain`.
 pub(super) async fn explain(State(api): State<Api>, headers: HeaderMap, body: Body) -> Result<Json<Value>, Problem> {
     let raw: RawQuestion = body::json(&headers, body).await?;
-    let explanation = api.0.gateway.explain(raw.try_into()?);
-    Ok(Json(json!(explanation)))
+    let mut explanation = api.0.gateway.explain(raw.try_into()?);
+    let targets = std::mem::take(&mut explanation.targets);
+    let records = api.0.ledger.of_targets(&targets).await.map_err(|error| api.unreadable(&error))?;
+    let mut document = json!(explanation);
+    document["targets"] = targets.iter().map(view::target).collect();
+    document["revocations"] = records.iter().map(view::revocation).collect();
+    Ok(Json(document))
 }
 
 /// `GET /v1/status`.
 pub(super) async fn status(State(api): State<Api>) -> Json<Value> {
     let status = api.0.gateway.status();
     let readiness = api.readiness();
+    let counts = api.0.map.counts();
+    let revocations: Map<String, Value> = counts.iter().map(|(kind, n)| (kind.name().to_owned(), json!(n))).collect();
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": status.now.since(status.started_at).as_secs(),
         "ready": readiness.is_ok(),
         "not_ready": readiness.err().unwrap_or_default(),
         "gateway": status,
+        "store": view::store(&api.0.ledger.status()),
+        "revocations": revocations,
     }))
 }
 

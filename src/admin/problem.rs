@@ -35,21 +35,27 @@ impl Problem {
     pub(super) const fn reason(&self) -> &'static str {
         self.reason
     }
-}
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
+    /// The document: what a caller is told.
+    pub(super) fn document(&self) -> Value {
         let mut document = json!({
             "type": "about:blank",
             "title": self.status.canonical_reason().unwrap_or("Error"),
             "status": self.status.as_u16(),
             "detail": self.detail,
             "reason": self.reason,
-            "request_id": uuid::Uuid::now_v7().to_string(),
         });
         if let Value::Object(members) = &mut document {
-            members.extend(self.more);
+            members.extend(self.more.clone());
         }
+        document
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut document = self.document();
+        document["request_id"] = json!(uuid::Uuid::now_v7().to_string());
         let mut response = (self.status, document.to_string()).into_response();
         response.extensions_mut().insert(Refused(self.reason));
         let headers = response.headers_mut();

@@ -200,6 +200,15 @@ impl Ledger {
             .await
     }
 
+    /// Whether a request makes sense now, so that a batch can be refused before any of it is carried out.
+    ///
+    /// # Errors
+    ///
+    /// Why it does not.
+    pub fn check(&self, request: &Request) -> Result<(), InvalidRequest> {
+        request.meaning(&self.inner.horizons.load(), self.inner.clock.now()).map(drop)
+    }
+
     /// The URL of the issuer with this config name or URL.
     ///
     /// # Errors

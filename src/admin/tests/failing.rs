@@ -1,0 +1,78 @@
+//! A memory store whose disk can be made to fail.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::oneshot;
+
+use crate::revocation::{RecordId, Revocation, Target};
+use crate::store::{
+    Acknowledgement, Cursor, Entry, Filter, Kept, Live, MemoryStore, Page, Store, StoreError, StoreStatus,
+};
+use crate::time::Timestamp;
+
+#[derive(Debug, Default)]
+pub(crate) struct FailingStore {
+    inner: MemoryStore,
+    pub(crate) failing: AtomicBool,
+}
+
+impl Store for FailingStore {
+    fn append(&self, entries: Vec<Entry>) -> Acknowledgement {
+        if !self.failing.load(Ordering::Relaxed) {
+            return self.inner.append(entries);
+        }
+        let (reply, answer) = oneshot::channel();
+        drop(reply.send(Err(StoreError::NotDurable(Arc::new(std::io::Error::other("no disk"))))));
+        answer
+    }
+
+    fn status(&self) -> StoreStatus {
+        let failure = self.failing.load(Ordering::Relaxed).then(|| "no disk".to_owned());
+        StoreStatus { failure, ..self.inner.status() }
+    }
+
+    fn store_id(&self) -> &str {
+        self.inner.store_id()
+    }
+
+    fn own_sequence(&self) -> u64 {
+        self.inner.own_sequence()
+    }
+
+    fn replay(&self, each: &(dyn Fn(Live<'_>) + Sync)) -> Result<(), StoreError> {
+        self.inner.replay(each)
+    }
+
+    fn live(&self, target: &Target, each: &mut dyn FnMut(Live<'_>)) -> Result<(), StoreError> {
+        self.inner.live(target, each)
+    }
+
+    fn find(&self, id: &RecordId) -> Result<Option<Kept>, StoreError> {
+        self.inner.find(id)
+    }
+
+    fn is_lift(&self, id: &RecordId) -> Result<bool, StoreError> {
+        self.inner.is_lift(id)
+    }
+
+    fn of_target(&self, target: &Target, limit: usize) -> Result<Vec<Revocation>, StoreError> {
+        self.inner.of_target(target, limit)
+    }
+
+    fn page(&self, filter: &Filter, from: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+        self.inner.page(filter, from, limit)
+    }
+
+    fn forget(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.inner.forget(before, limit)
+    }
+
+    fn setting(&self, name: &str) -> Result<Option<String>, StoreError> {
+        self.inner.setting(name)
+    }
+
+    fn set_setting(&self, name: &str, value: &str) -> Result<(), StoreError> {
+        self.inner.set_setting(name, value)
+    }
+}

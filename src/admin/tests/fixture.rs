@@ -1,0 +1,260 @@
+//! An API to ask.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use http::{HeaderMap, Request, StatusCode, header};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use super::failing::FailingStore;
+use crate::admin::auth::Peer;
+use crate::admin::{
+    Api, Explanation, Gateway, KeyInfo, Parts, Pending, Question, ReloadError, Reloaded, RotateError, Status, Step,
+};
+use crate::config::{AdminToken, LogTarget, Role};
+use crate::gate::Denial;
+use crate::intake::Ledger;
+use crate::revocation::{Horizons, IssuerHorizon, RevocationMap, Target, TargetKind};
+use crate::secret::Secret;
+use crate::store::Store;
+use crate::telemetry::{Audit, Metrics};
+use crate::time::{Clock, Timestamp};
+
+pub(crate) const OPERATOR: &str = "operator-operator-operator-operator";
+pub(crate) const VIEWER: &str = "viewer-viewer-viewer-viewer-viewer";
+pub(crate) const ACCOUNTS: &str = "https://accounts.example/";
+
+#[derive(Default)]
+pub(crate) struct FakeGateway {
+    pub(crate) draining: AtomicBool,
+    pub(crate) broken: AtomicBool,
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_secs(1_800_000_000)
+}
+
+impl Gateway for FakeGateway {
+    fn explain(&self, question: Question) -> Explanation {
+        let authorization = question.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let refused = authorization != Some("Bearer good");
+        Explanation {
+            at: now(),
+            admitted: !refused,
+            status: refused.then_some(401),
+            reason: refused.then_some("revoked_subject"),
+            route: Some(format!("{} {:?} {}", question.method, question.host, question.path)),
+            upstream: Some("shop".to_owned()),
+            issuer: Some("accounts".to_owned()),
+            steps: vec![Step { name: "standing", passed: !refused, detail: "subject alice".to_owned() }],
+            header: Some(json!({ "alg": "ES256" })),
+            claims: Some(json!({ "sub": "alice" })),
+            verified: true,
+            targets: vec![Target::new(TargetKind::Subject, ACCOUNTS, "alice")],
+        }
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            started_at: now().minus(Duration::from_secs(60)),
+            now: now(),
+            workers: 2,
+            listeners: vec!["127.0.0.1:8080".to_owned()],
+            config_digest: "abc".to_owned(),
+            config_loaded_at: now(),
+            draining: false,
+        }
+    }
+
+    fn config(&self) -> Value {
+        json!({ "admin": { "tokens": "[redacted]" } })
+    }
+
+    fn reload(&self) -> Pending<'_, Result<Reloaded, ReloadError>> {
+        let broken = self.broken.load(Ordering::Relaxed);
+        Box::pin(async move {
+            if broken {
+                return Err(ReloadError::Invalid("gateway.yaml:1:1: no".to_owned()));
+            }
+            Ok(Reloaded { config_digest: "def".to_owned(), changed: true })
+        })
+    }
+
+    fn keys(&self) -> Vec<KeyInfo> {
+        vec![key()]
+    }
+
+    fn rotate_key(&self) -> Pending<'_, Result<KeyInfo, RotateError>> {
+        let broken = self.broken.load(Ordering::Relaxed);
+        Box::pin(async move { if broken { Err(RotateError::NoSessions) } else { Ok(key()) } })
+    }
+
+    fn issuer_url(&self, name_or_url: &str) -> Option<String> {
+        (name_or_url == "accounts").then(|| ACCOUNTS.to_owned())
+    }
+
+    fn identify(&self, token: &str) -> Result<Target, Denial> {
+        if token == "authentic.but.expired" {
+            Ok(Target::new(TargetKind::Token, ACCOUNTS, "jti-7"))
+        } else {
+            Err(Denial::BadSignature)
+        }
+    }
+
+    fn readiness(&self) -> Result<(), Vec<String>> {
+        if self.draining.load(Ordering::Relaxed) { Err(vec!["draining".to_owned()]) } else { Ok(()) }
+    }
+}
+
+fn key() -> KeyInfo {
+    KeyInfo {
+        kid: "k1".to_owned(),
+        thumbprint: "thumb".to_owned(),
+        algorithm: "ES256".to_owned(),
+        signing: true,
+        created_at: None,
+        verifies_until: None,
+    }
+}
+
+pub(crate) struct Fixture {
+    pub(crate) api: Api,
+    pub(crate) gateway: Arc<FakeGateway>,
+    pub(crate) store: Arc<FailingStore>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) folder: tempfile::TempDir,
+    router: Router,
+}
+
+/// An answer, read whole.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    /// Asserts that this is a problem with this status and reason, and returns its document.
+    #[track_caller]
+    pub(crate) fn problem(&self, status: u16, reason: &str) -> Value {
+        assert_eq!((self.status.as_u16(), self.json()["reason"].as_str()), (status, Some(reason)), "{}", self.text);
+        assert_eq!(self.headers[header::CONTENT_TYPE], "application/problem+json");
+        let document = self.json();
+        assert_eq!(document["status"], status);
+        for member in ["type", "title", "detail", "request_id"] {
+            assert!(document[member].is_string(), "{member}: {document}");
+        }
+        document
+    }
+}
+
+impl Fixture {
+    pub(crate) fn new() -> Self {
+        let token = |name: &str, role, secret: &str| AdminToken {
+            name: name.to_owned(),
+            role,
+            secret: Secret::new(secret.as_bytes().to_vec()),
+        };
+        Self::with(vec![token("eyes", Role::Viewer, VIEWER), token("ops", Role::Operator, OPERATOR)])
+    }
+
+    pub(crate) fn with(tokens: Vec<AdminToken>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(now());
+        let store = Arc::new(FailingStore::default());
+        let map = Arc::new(RevocationMap::new(1000));
+        let horizon = IssuerHorizon {
+            name: "accounts".to_owned(),
+            url: ACCOUNTS.to_owned(),
+            max_lifetime: Duration::from_secs(3600),
+            skew: Duration::from_secs(5),
+            exchangeable: false,
+            cutoff_margin: Duration::ZERO,
+            max_authentication_age: None,
+        };
+        let horizons = Horizons { issuers: vec![horizon], session_absolute: None };
+        let stored: Arc<dyn Store> = Arc::<FailingStore>::clone(&store);
+        let ledger = Ledger::open(stored, Arc::clone(&map), horizons, clock.clone()).unwrap();
+        let audit = Audit::open(&LogTarget::File(folder.path().join("audit.log")), clock.clone()).unwrap();
+        let gateway = Arc::new(FakeGateway::default());
+        let metrics = Arc::new(Metrics::new());
+        let api = Api::new(Parts {
+            gateway: Arc::<FakeGateway>::clone(&gateway),
+            ledger,
+            map,
+            metrics: Arc::clone(&metrics),
+            audit: Arc::new(audit),
+            tokens,
+            clock,
+        });
+        let router = api.router();
+        Self { api, gateway, store, metrics, folder, router }
+    }
+
+    pub(crate) fn audit_path(&self) -> PathBuf {
+        self.folder.path().join("audit.log")
+    }
+
+    /// The audit lines so far.
+    pub(crate) fn audit(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.audit_path()).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Sends a request as it is, over TCP.
+    pub(crate) async fn send(&self, mut request: Request<Body>) -> Answer {
+        let peer = Peer::Tcp(std::net::IpAddr::from([127, 0, 0, 1]));
+        if request.extensions().get::<Peer>().is_none() {
+            request.extensions_mut().insert(peer);
+        }
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        Answer { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
+    }
+
+    /// Sends a request with the operator's token; a body has the type JSON.
+    pub(crate) async fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
+        self.send(request(method, path, body).body_as(Some(OPERATOR))).await
+    }
+}
+
+/// A request that is not finished: who asks is still open.
+pub(crate) struct Draft {
+    pub(crate) builder: http::request::Builder,
+    body: Option<Value>,
+}
+
+pub(crate) fn request(method: &str, path: &str, body: Option<Value>) -> Draft {
+    let mut builder = Request::builder().method(method).uri(path).header(header::HOST, "127.0.0.1:9901");
+    if body.is_some() {
+        builder = builder.header(header::CONTENT_TYPE, "application/json");
+    }
+    Draft { builder, body }
+}
+
+impl Draft {
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        self.builder = self.builder.header(name, value);
+        self
+    }
+
+    pub(crate) fn body_as(self, token: Option<&str>) -> Request<Body> {
+        let mut builder = self.builder;
+        if let Some(token) = token {
+            builder = builder.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        builder.body(self.body.map_or_else(Body::empty, |body| Body::from(body.to_string()))).unwrap()
+    }
+}

@@ -1,0 +1,11 @@
+//! The API through its router, over a real ledger and a gateway that only answers.
+
+mod access;
+mod batch;
+mod failing;
+mod fixture;
+mod operations;
+mod revocations;
+mod watch;
+
+pub(crate) use fixture::{Fixture, OPERATOR};
