@@ -58,7 +58,8 @@ pub fn run(options: &RunOptions, stdout: &mut (dyn Write + Send)) -> Result<(), 
     let loaded = load(&options.config)?;
     let runtime = control_runtime()?;
     runtime.block_on(async {
-        let signals = signals::Signals::new().map_err(|error| Failure::of(Exit::Failed, "cannot listen to signals", &error))?;
+        let signals =
+            signals::Signals::new().map_err(|error| Failure::of(Exit::Failed, "cannot listen to signals", &error))?;
         let accept_loss = if options.accept_loss { AcceptLoss::Yes } else { AcceptLoss::No };
         let gateway = Gateway::start(loaded, Some(options.config.clone()), accept_loss, Clock::System).await?;
         let line = serde_json::json!({
@@ -214,8 +215,15 @@ async fn serve_admin(
         .map_err(|error| Failure::of(Exit::Unavailable, "cannot open the admin listener", &error))?;
     let address = listener.address();
     let gateway: Arc<dyn admin::Gateway> = control.clone();
-    let ledger = Arc::clone(&control.shared.ledger);
-    let api = admin::Api::new(gateway, ledger, Arc::clone(metrics), audit, config.tokens.clone(), clock);
+    let api = admin::Api::new(admin::Parts {
+        gateway,
+        ledger: control.shared.ledger.as_ref().clone(),
+        map: Arc::clone(&control.parts.map),
+        metrics: Arc::clone(metrics),
+        audit,
+        tokens: config.tokens.clone(),
+        clock,
+    });
     // Set once, here.
     drop(control.api.set(api.clone()));
     let stop = CancellationToken::new();

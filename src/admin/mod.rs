@@ -74,6 +74,12 @@ struct Shared {
     unknown_callers: auth::Unknown,
 }
 
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Api").finish_non_exhaustive()
+    }
+}
+
 impl Api {
     /// The API over a gateway.
     #[must_use]

@@ -5,15 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
-use tokio::sync::broadcast::error::RecvError;
 
 use super::build::{self, Parts};
-use crate::admin::{
-    Api, Explanation, Gateway, KeyInfo, Pending, Question, ReloadError, Reloaded, RotateError, Status,
-};
+use crate::admin::{Api, Explanation, Gateway, KeyInfo, Pending, Question, ReloadError, Reloaded, RotateError, Status};
 use crate::config::{self, Loaded};
 use crate::gate::Denial;
-use crate::intake::Event;
 use crate::proxy::{Shared, explain};
 use crate::revocation::{Target, TargetKind};
 use crate::session::KeyState;
@@ -63,8 +59,8 @@ impl Control {
         let before = self.shared.snapshot.load_full();
         check_restart(&before.config, &loaded.config)?;
         let snapshot = build::snapshot(&loaded.config, &self.parts, Some(&before)).map_err(|error| {
-            let failure = crate::cli::Failure::of(error.exit(), "cannot put the configuration into force", &error);
-            ReloadError::Failed(failure.to_string())
+            let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
+            ReloadError::Failed(format!("{error}{cause}"))
         })?;
         // A limit that is raised would let back in what was only forgotten: the cutoff comes first.
         let horizons = build::horizons(&loaded.config);
@@ -92,10 +88,7 @@ fn check_restart(before: &config::Config, after: &config::Config) -> Result<(), 
         ("admin.address or admin.audit_log", admin(before) != admin(after)),
         ("revocation.store", before.revocation.store != after.revocation.store),
         ("revocation.max_entries", before.revocation.max_entries != after.revocation.max_entries),
-        (
-            "limits.connections_per_worker",
-            before.limits.connections_per_worker != after.limits.connections_per_worker,
-        ),
+        ("limits.connections_per_worker", before.limits.connections_per_worker != after.limits.connections_per_worker),
     ];
     let names: Vec<_> = changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect();
     if names.is_empty() {
@@ -197,30 +190,12 @@ fn key_info(info: crate::session::KeyInfo) -> KeyInfo {
     }
 }
 
-/// Counts revocations as they come in, and sweeps out what may be forgotten.
+/// Sweeps out what may be forgotten, now and then.
 pub(super) async fn keep_house(control: &Control) {
-    let interval = control.shared.snapshot.load().config.revocation.sweep_interval;
-    let mut ticks = tokio::time::interval(interval);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut events = control.shared.ledger.watch();
     loop {
-        tokio::select! {
-            _ = ticks.tick() => sweep(control).await,
-            event = events.recv() => match event {
-                Ok(Event::Revoked(revocation)) => {
-                    let (kind, reason, source) = (revocation.target.kind, revocation.reason, revocation.source);
-                    control.shared.metrics.revoked(kind, reason, source);
-                }
-                Ok(Event::Lifted(_)) => {}
-                Err(RecvError::Lagged(missed)) => {
-                    tracing::warn!(missed, "revocations came in faster than they were counted");
-                }
-                Err(RecvError::Closed) => return,
-            },
-        }
-        for (kind, count) in control.parts.map.counts() {
-            control.shared.metrics.set_revocations(kind, count);
-        }
+        let interval = control.shared.snapshot.load().config.revocation.sweep_interval;
+        tokio::time::sleep(interval).await;
+        sweep(control).await;
     }
 }
 

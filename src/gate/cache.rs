@@ -67,7 +67,13 @@ impl TokenCache {
     pub fn new(bytes: u64) -> Self {
         let typical = 512 + 4 * 768;
         let items = usize::try_from(bytes / typical).unwrap_or(usize::MAX).max(16);
-        Self(RefCell::new(Cache::with(items, bytes, Bytes, foldhash::quality::RandomState::default(), Default::default())))
+        Self(RefCell::new(Cache::with(
+            items,
+            bytes,
+            Bytes,
+            foldhash::quality::RandomState::default(),
+            Default::default(),
+        )))
     }
 
     pub(super) fn find(&self, token: &str) -> Option<Rc<Remembered>> {

@@ -256,10 +256,7 @@ impl Gate {
             None => None,
             // What a session may do hangs on its parent's issuer: without that one it is nobody's.
             Some(origin) => Some(
-                self.issuers
-                    .iter()
-                    .position(|issuer| issuer.url == origin.issuer)
-                    .ok_or(Denial::IssuerNotAllowed)?,
+                self.issuers.iter().position(|issuer| issuer.url == origin.issuer).ok_or(Denial::IssuerNotAllowed)?,
             ),
         };
         let skew = issuer.policy.clock_skew;

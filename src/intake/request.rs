@@ -122,7 +122,15 @@ impl Request {
                 horizons.resolve(&self.target.issuer).map_err(|_| InvalidRequest::UnknownIssuer)?
             }
         };
-        Ok(Target::new(kind, issuer, self.target.value.as_str()))
+        let target = Target::new(kind, issuer, self.target.value.as_str());
+        // Revoking a minted token revokes its session: its successors were minted from it.
+        let own = horizons.session_absolute.as_ref().is_some_and(|(url, _)| *url == target.issuer);
+        match target.value.rsplit_once('.') {
+            Some((session, _)) if own && kind == TargetKind::Token => {
+                Ok(Target::new(TargetKind::Session, target.issuer.as_str(), session))
+            }
+            _ => Ok(target),
+        }
     }
 
     fn form(&self, target: &Target, horizons: &Horizons, now: Timestamp) -> Result<Form, InvalidRequest> {

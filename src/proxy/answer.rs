@@ -201,7 +201,7 @@ fn problem(status: StatusCode, reason: &str, detail: &str, request_id: &str, hea
 
 /// A JSON answer that is never stored.
 #[must_use]
-pub fn json(status: StatusCode, content_type: &'static str, body: String) -> Response<Bytes> {
+pub(super) fn json(status: StatusCode, content_type: &'static str, body: String) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(body));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -301,10 +301,10 @@ fn quoted(text: &str) -> String {
 
 /// The answer to a method that one of the gateway's own endpoints does not have.
 #[must_use]
-pub fn wrong_method(method: &Method, allowed: &'static str) -> Option<Refusal> {
+pub(super) fn wrong_method(method: &Method, allowed: &'static str) -> Option<Refusal> {
     let fits = allowed.split(", ").any(|name| name == method.as_str());
     (!fits).then_some(Refusal::MethodNotAllowed(allowed))
 }
 
 /// Names that answers to browsers expose.
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

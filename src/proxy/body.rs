@@ -16,7 +16,7 @@ use super::upstream::Lease;
 
 /// How the sending of a request body stands; shared by the body and whoever waits for the answer.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub(super) struct Progress {
     received: Cell<u64>,
     complete: Cell<bool>,
     failure: Cell<Option<BodyFailure>>,
@@ -24,7 +24,7 @@ pub struct Progress {
 
 /// What went wrong with a request body, by the client's fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BodyFailure {
+pub(super) enum BodyFailure {
     /// Its framing is broken, or the client went away.
     #[error("the request body broke off")]
     Broken,
@@ -39,19 +39,19 @@ pub enum BodyFailure {
 impl Progress {
     /// Bytes of the body that came so far.
     #[must_use]
-    pub fn received(&self) -> u64 {
+    pub(super) fn received(&self) -> u64 {
         self.received.get()
     }
 
     /// Whether all of it came.
     #[must_use]
-    pub fn is_complete(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         self.complete.get()
     }
 
     /// What went wrong with it.
     #[must_use]
-    pub fn failure(&self) -> Option<BodyFailure> {
+    pub(super) fn failure(&self) -> Option<BodyFailure> {
         self.failure.get()
     }
 }
@@ -63,7 +63,7 @@ const LEAST_PROGRESS: u64 = 1024;
 /// A request body on its way to an upstream. Trailers are dropped: an upstream may take them for
 /// header fields that nobody has cleaned.
 #[derive(Debug)]
-pub struct RequestBody {
+pub(super) struct RequestBody {
     incoming: Option<Incoming>,
     progress: Rc<Progress>,
     limit: u64,
@@ -74,7 +74,7 @@ pub struct RequestBody {
 impl RequestBody {
     /// A body of at most `limit` bytes, each [`LEAST_PROGRESS`] of them within `patience`.
     #[must_use]
-    pub fn new(incoming: Incoming, limit: Option<u64>, patience: Duration) -> Self {
+    pub(super) fn new(incoming: Incoming, limit: Option<u64>, patience: Duration) -> Self {
         let progress = Rc::new(Progress::default());
         let incoming = if incoming.is_end_stream() {
             progress.complete.set(true);
@@ -87,7 +87,7 @@ impl RequestBody {
 
     /// Its progress, to be watched from outside.
     #[must_use]
-    pub fn progress(&self) -> Rc<Progress> {
+    pub(super) fn progress(&self) -> Rc<Progress> {
         Rc::clone(&self.progress)
     }
 
@@ -117,10 +117,7 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = BodyFailure;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
         loop {
             let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
@@ -175,7 +172,7 @@ enum Content {
 }
 
 /// A response body that still comes in, with the connection it comes in on.
-pub struct UpstreamBody {
+struct UpstreamBody {
     incoming: Incoming,
     lease: Lease,
     patience: Duration,
@@ -199,14 +196,14 @@ pub enum CutShort {
 impl ResponseBody {
     /// A body that is all there.
     #[must_use]
-    pub fn whole(bytes: Bytes) -> Self {
+    pub(super) fn whole(bytes: Bytes) -> Self {
         let content = if bytes.is_empty() { Content::Empty } else { Content::Whole(bytes) };
         Self { content, sent: 0, record: None }
     }
 
     /// A body that comes from an upstream, with at most `patience` of silence and wholly before `until`.
     #[must_use]
-    pub fn upstream(incoming: Incoming, mut lease: Lease, patience: Duration, until: Option<Instant>) -> Self {
+    pub(super) fn upstream(incoming: Incoming, mut lease: Lease, patience: Duration, until: Option<Instant>) -> Self {
         if incoming.is_end_stream() {
             lease.response_complete();
             return Self::whole(Bytes::new());
@@ -217,7 +214,7 @@ impl ResponseBody {
 
     /// Keeps `record` until this body has ended.
     #[must_use]
-    pub fn recorded(mut self, record: Box<Record>) -> Self {
+    pub(super) fn recorded(mut self, record: Box<Record>) -> Self {
         self.record = Some(record);
         self
     }
@@ -269,10 +266,7 @@ impl Body for ResponseBody {
     type Data = Bytes;
     type Error = CutShort;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
         let frame = match &mut this.content {
             Content::Empty => None,

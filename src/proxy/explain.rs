@@ -106,12 +106,8 @@ fn show_unverified(snapshot: &Snapshot, token: &str, told: &mut Explanation) {
     told.header = Some(serde_json::json!({
         "alg": jws.header.algorithm.name(), "kid": jws.header.key_id, "typ": jws.header.typ,
     }));
-    told.issuer = snapshot
-        .gate
-        .issuers()
-        .iter()
-        .find(|issuer| issuer.url == jws.claims.issuer)
-        .map(|issuer| issuer.name.clone());
+    told.issuer =
+        snapshot.gate.issuers().iter().find(|issuer| issuer.url == jws.claims.issuer).map(|issuer| issuer.name.clone());
     told.claims = Some(Value::Object(jws.claims.all));
 }
 

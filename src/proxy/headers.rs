@@ -63,7 +63,7 @@ const MISLEADING: [&str; 13] = [
 
 /// Removes what must not reach an upstream. Built once for a configuration.
 #[derive(Debug)]
-pub struct Cleaner {
+pub(super) struct Cleaner {
     /// First bytes of names that need a closer look, so that most are passed over at once.
     suspect: [bool; 256],
     /// Names never let through, folded.
@@ -75,7 +75,7 @@ pub struct Cleaner {
 impl Cleaner {
     /// A cleaner that knows every identity header any of `mappings` may set.
     #[must_use]
-    pub fn new<'a>(mappings: impl IntoIterator<Item = &'a Identity>) -> Self {
+    pub(super) fn new<'a>(mappings: impl IntoIterator<Item = &'a Identity>) -> Self {
         let identity = mappings.into_iter().flat_map(|mapping| &mapping.headers).map(|(name, _)| name.as_str());
         let refused: HashSet<_> = identity.chain(MISLEADING).map(fold).collect();
         let forwarding: HashSet<_> = FORWARDING.into_iter().map(fold).collect();
@@ -92,7 +92,7 @@ impl Cleaner {
 
     /// Removes hop-by-hop fields, what `Connection` names, identity fields in every spelling, and
     /// forwarding fields unless the peer is `trusted`.
-    pub fn clean(&self, headers: &mut HeaderMap, trusted: bool) {
+    pub(super) fn clean(&self, headers: &mut HeaderMap, trusted: bool) {
         let mut gone: Vec<HeaderName> = connection_options(headers);
         for name in headers.keys() {
             let Some(first) = name.as_str().as_bytes().first() else { continue };
@@ -132,7 +132,7 @@ fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
 }
 
 /// Removes hop-by-hop fields from a response.
-pub fn clean_response(headers: &mut HeaderMap) {
+pub(super) fn clean_response(headers: &mut HeaderMap) {
     for name in connection_options(headers) {
         headers.remove(name);
     }
@@ -151,7 +151,7 @@ pub fn clean_response(headers: &mut HeaderMap) {
 }
 
 /// Removes the token that came in `place`, and leaves the rest of that field.
-pub fn remove_token(headers: &mut HeaderMap, place: &TokenPlace) {
+pub(super) fn remove_token(headers: &mut HeaderMap, place: &TokenPlace) {
     match place {
         TokenPlace::Header(name) => {
             headers.remove(name);
@@ -161,7 +161,7 @@ pub fn remove_token(headers: &mut HeaderMap, place: &TokenPlace) {
 }
 
 /// Removes every cookie called `name`.
-pub fn remove_cookie(headers: &mut HeaderMap, name: &str) {
+pub(super) fn remove_cookie(headers: &mut HeaderMap, name: &str) {
     let names_it = |pair: &[u8]| {
         let pair = pair.trim_ascii();
         let end = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
@@ -207,13 +207,13 @@ impl Peer {
 
     /// Whether its forwarding fields are believed.
     #[must_use]
-    pub fn is_trusted(&self, proxies: &[IpNet]) -> bool {
+    pub(super) fn is_trusted(&self, proxies: &[IpNet]) -> bool {
         proxies.iter().any(|net| net.contains(&self.address))
     }
 
     /// The client: the last address in `X-Forwarded-For` that is not a trusted proxy's, or the peer.
     #[must_use]
-    pub fn client(&self, headers: &HeaderMap, proxies: &[IpNet]) -> IpAddr {
+    pub(super) fn client(&self, headers: &HeaderMap, proxies: &[IpNet]) -> IpAddr {
         if !self.is_trusted(proxies) {
             return self.address;
         }
@@ -232,7 +232,12 @@ impl Peer {
 
 /// Says whom the request comes from. The request has been cleaned: what is left of these fields came
 /// from a trusted proxy, and is added to.
-pub fn set_forwarding(headers: &mut HeaderMap, peer: &Peer, host: Option<&HeaderValue>, request_id: &HeaderValue) {
+pub(super) fn set_forwarding(
+    headers: &mut HeaderMap,
+    peer: &Peer,
+    host: Option<&HeaderValue>,
+    request_id: &HeaderValue,
+) {
     append(headers, &X_FORWARDED_FOR, &peer.text);
     if !headers.contains_key(&X_FORWARDED_PROTO) {
         headers.insert(X_FORWARDED_PROTO, HTTP);
@@ -252,7 +257,7 @@ pub fn set_forwarding(headers: &mut HeaderMap, peer: &Peer, host: Option<&Header
 
 /// A trusted proxy's request id, if it is a sensible one.
 #[must_use]
-pub fn request_id(headers: &HeaderMap, trusted: bool) -> Option<HeaderValue> {
+pub(super) fn request_id(headers: &HeaderMap, trusted: bool) -> Option<HeaderValue> {
     let id = headers.get(&X_REQUEST_ID).filter(|_| trusted)?;
     let fits = (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
     fits.then(|| id.clone())
@@ -294,7 +299,7 @@ fn append(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
 
 /// The identity fields of a token under one mapping. A missing or null claim gives no field.
 #[must_use]
-pub fn identity(mapping: &Identity, verified: &Verified) -> Rc<[(HeaderName, HeaderValue)]> {
+pub(super) fn identity(mapping: &Identity, verified: &Verified) -> Rc<[(HeaderName, HeaderValue)]> {
     let fields = mapping.headers.iter();
     fields.filter_map(|(name, claim)| Some((name.clone(), claim_value(&verified.claims, claim)?))).collect()
 }
@@ -373,7 +378,8 @@ mod tests {
 
     #[test]
     fn forwarding_fields_are_believed_from_trusted_peers_only() {
-        let given = || map(&[("x-forwarded-for", "1.2.3.4"), ("x_forwarded_for", "6.6.6.6"), ("forwarded", "for=1.2.3.4")]);
+        let given =
+            || map(&[("x-forwarded-for", "1.2.3.4"), ("x_forwarded_for", "6.6.6.6"), ("forwarded", "for=1.2.3.4")]);
         let mut headers = given();
         cleaner().clean(&mut headers, false);
         assert!(headers.is_empty());

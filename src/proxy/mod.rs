@@ -4,8 +4,8 @@
 //! inner half, the walk itself: target, route, token, decision, headers, upstream, renewal. Nothing
 //! reaches an upstream without a [`Permit`](crate::gate::Permit), which forwarding consumes.
 
-pub mod answer;
-pub mod body;
+mod answer;
+mod body;
 mod endpoint;
 mod explain;
 mod headers;
@@ -26,16 +26,19 @@ use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
-use self::answer::{Context, Refusal};
-use self::body::{BodyFailure, RequestBody, ResponseBody};
+use self::answer::Context;
+pub use self::answer::Refusal;
+pub use self::body::ResponseBody;
+use self::body::{BodyFailure, RequestBody};
 pub use self::explain::explain;
 pub use self::headers::Peer;
+pub use self::path::PathError;
 use self::record::Record;
 pub use self::snapshot::{Local, Shared, Snapshot, Worker};
 use self::target::Target;
 use self::upstream::{ForwardError, Lease};
 use crate::config::{Route, TokenPlace};
-use crate::gate::{Denial, Demand, Permit, Remembered, Requirement};
+use crate::gate::{Demand, Denial, Permit, Remembered, Requirement};
 use crate::session::origin;
 use crate::token::present::{PresentError, Presented, present};
 
@@ -135,7 +138,8 @@ async fn pass(
     let request = Request::from_parts(head, body);
     let (mut response, permit) = forward(local, record, route_index, route, permit, request).await?;
     let credential = place.and_then(|place| snapshot.config.token.from.get(place));
-    renewal::finish(local, record, route, &permit, renewal, earlier, credential, response.headers_mut_and_status()).await?;
+    renewal::finish(local, record, route, &permit, renewal, earlier, credential, response.headers_mut_and_status())
+        .await?;
     Ok(response.into_response())
 }
 
@@ -283,9 +287,9 @@ fn remove_tokens(local: &Local, fields: &mut http::HeaderMap, place: Option<usiz
         // Identical copies count as one token, so it may be in several places.
         for place in &snapshot.config.token.from {
             let holds = match place {
-                TokenPlace::Header(header::AUTHORIZATION) => fields
-                    .get(header::AUTHORIZATION)
-                    .is_some_and(|value| value.as_bytes().get(..7).is_some_and(|it| it.eq_ignore_ascii_case(b"bearer "))),
+                TokenPlace::Header(header::AUTHORIZATION) => fields.get(header::AUTHORIZATION).is_some_and(|value| {
+                    value.as_bytes().get(..7).is_some_and(|it| it.eq_ignore_ascii_case(b"bearer "))
+                }),
                 TokenPlace::Header(_) | TokenPlace::Cookie(_) => true,
             };
             if holds {

@@ -8,9 +8,9 @@ use std::borrow::Cow;
 
 /// A path in normal form.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Path<'a> {
+pub(super) struct Path<'a> {
     /// What goes upstream.
-    pub forwarded: Cow<'a, str>,
+    pub(super) forwarded: Cow<'a, str>,
     /// What routes are matched on: the same without `;parameters`. `None`: the very same.
     bare: Option<String>,
 }
@@ -18,7 +18,7 @@ pub struct Path<'a> {
 impl Path<'_> {
     /// What routes are matched on.
     #[must_use]
-    pub fn matched(&self) -> &str {
+    pub(super) fn matched(&self) -> &str {
         self.bare.as_deref().unwrap_or(&self.forwarded)
     }
 }
@@ -42,7 +42,7 @@ pub enum PathError {
 /// # Errors
 ///
 /// [`PathError`] when servers could read it differently.
-pub fn normalise(path: &str) -> Result<Path<'_>, PathError> {
+pub(super) fn normalise(path: &str) -> Result<Path<'_>, PathError> {
     if !path.starts_with('/') {
         return Err(PathError::NotAbsolute);
     }
@@ -197,9 +197,27 @@ mod tests {
     #[test]
     fn what_servers_read_differently_is_refused() {
         for path in [
-            "", "admin", "*", "/public%2f..%2fadmin", "/public/%2E%2E%2Fadmin", "/public/..%2fadmin",
-            "/admin\\..\\x", "/public%5c..%5cadmin", "/public/%00/../admin", "/a%0d%0ab", "/a%7fb", "/%c0%ae%c0%ae/",
-            "/caf\u{e9}", "/a%", "/a%2", "/a%zz", "/public/..;/admin", "/public/..;x=1/admin", "/.;/a", "/;/a", "/a b",
+            "",
+            "admin",
+            "*",
+            "/public%2f..%2fadmin",
+            "/public/%2E%2E%2Fadmin",
+            "/public/..%2fadmin",
+            "/admin\\..\\x",
+            "/public%5c..%5cadmin",
+            "/public/%00/../admin",
+            "/a%0d%0ab",
+            "/a%7fb",
+            "/%c0%ae%c0%ae/",
+            "/caf\u{e9}",
+            "/a%",
+            "/a%2",
+            "/a%zz",
+            "/public/..;/admin",
+            "/public/..;x=1/admin",
+            "/.;/a",
+            "/;/a",
+            "/a b",
         ] {
             assert!(normalise(path).is_err(), "{path}");
         }

@@ -15,43 +15,49 @@ use crate::time::Timestamp;
 /// One request on its way. Whatever becomes of it, it is counted and logged once: when this is dropped,
 /// with the response body or, if the client went away before there was one, with the request.
 #[derive(Debug)]
-pub struct Record {
+pub(super) struct Record {
     /// The worker's side of the configuration it runs under.
-    pub local: Rc<Local>,
+    pub(super) local: Rc<Local>,
     /// When its head had been read: the `now` of its decision.
-    pub time: Timestamp,
+    pub(super) time: Timestamp,
     /// The same on the clock that only goes forward.
-    pub started: Instant,
+    pub(super) started: Instant,
     /// Its id.
-    pub request_id: HeaderValue,
+    pub(super) request_id: HeaderValue,
     /// Where it came from.
-    pub client: IpAddr,
+    pub(super) client: IpAddr,
     /// Its method.
-    pub method: Method,
+    pub(super) method: Method,
     /// The route it took.
-    pub route: Option<usize>,
+    pub(super) route: Option<usize>,
     /// The status it was answered with.
-    pub status: StatusCode,
+    pub(super) status: StatusCode,
     /// Why the gateway answered itself.
-    pub reason: Option<&'static str>,
+    pub(super) reason: Option<&'static str>,
     /// The token it was admitted with.
-    pub bearer: Option<Rc<Remembered>>,
+    pub(super) bearer: Option<Rc<Remembered>>,
     /// Whether its token came in a cookie.
-    pub cookie_borne: bool,
+    pub(super) cookie_borne: bool,
     /// How long its upstream took to answer.
-    pub upstream_took: Option<Duration>,
+    pub(super) upstream_took: Option<Duration>,
     /// How its body came in.
-    pub body: Option<Rc<Progress>>,
+    pub(super) body: Option<Rc<Progress>>,
     /// Bytes of the response body that were handed on.
-    pub bytes_out: u64,
+    pub(super) bytes_out: u64,
     /// Host and path, only if they are going to be logged.
-    pub target: Option<Box<(String, String)>>,
+    pub(super) target: Option<Box<(String, String)>>,
 }
 
 impl Record {
     /// Begins the record of a request whose head was read at `time`.
     #[must_use]
-    pub fn begin(local: Rc<Local>, time: Timestamp, client: IpAddr, method: Method, request_id: HeaderValue) -> Self {
+    pub(super) fn begin(
+        local: Rc<Local>,
+        time: Timestamp,
+        client: IpAddr,
+        method: Method,
+        request_id: HeaderValue,
+    ) -> Self {
         local.shared.metrics.requests_in_flight.inc();
         Self {
             local,
@@ -75,12 +81,12 @@ impl Record {
 
     /// The id as text.
     #[must_use]
-    pub fn request_id(&self) -> &str {
+    pub(super) fn request_id(&self) -> &str {
         self.request_id.to_str().unwrap_or_default()
     }
 
     /// Counts a negative decision about a token of the issuer at `issuer`, if that was known.
-    pub fn denied(&self, denial: &Denial, issuer: Option<usize>) {
+    pub(super) fn denied(&self, denial: &Denial, issuer: Option<usize>) {
         let metrics = &self.local.snapshot.decision_metrics;
         let place = issuer.unwrap_or(metrics.len() - 1);
         if let Some(metrics) = metrics.get(place) {

@@ -16,7 +16,7 @@ use crate::gate::{Denial, Permit, Remembered, Verified};
 use crate::intake::{self, RevokeError};
 use crate::revocation::{Reason, Source, Target};
 use crate::session::{Current, Grant, Minted, Parent, Sessions, deliver};
-use crate::telemetry::{ReissueResult, SessionOpening};
+use crate::telemetry::{ReissueResult, SessionOpening, StoreOperation};
 use crate::time::Timestamp;
 use crate::token::present::present;
 
@@ -214,10 +214,17 @@ pub(super) fn clear_cookie(snapshot: &Snapshot, headers: &mut HeaderMap) {
 
 /// Ends one token or session for good: in force and durable when this returns well.
 pub(super) async fn end(local: &Local, target: Target, actor: &str, source: Source) -> Result<(), Refusal> {
+    let kind = target.kind;
     let request = intake::Request::new(target, Reason::Logout, actor, source);
+    let metrics = &local.shared.metrics;
     match local.shared.ledger.revoke(request).await {
-        Ok(_) => Ok(()),
+        Ok(_) => {
+            metrics.revoked(kind, Reason::Logout, source);
+            Ok(())
+        }
         Err(error @ RevokeError::NotDurable { .. }) => {
+            metrics.revoked(kind, Reason::Logout, source);
+            metrics.store_failed(StoreOperation::Append);
             tracing::error!(%error, "a logout is in force and not durable");
             Err(Refusal::StoreNotDurable)
         }

@@ -6,7 +6,7 @@ use crate::config::{PathMatch, Route};
 
 /// The routes in their order.
 #[derive(Debug)]
-pub struct RouteTable(Vec<Entry>);
+pub(super) struct RouteTable(Vec<Entry>);
 
 #[derive(Debug)]
 struct Entry {
@@ -33,7 +33,7 @@ enum Matcher {
 impl RouteTable {
     /// A table of `routes`; what it finds is an index into them.
     #[must_use]
-    pub fn new(routes: &[Route]) -> Self {
+    pub(super) fn new(routes: &[Route]) -> Self {
         Self(
             routes
                 .iter()
@@ -48,7 +48,7 @@ impl RouteTable {
 
     /// The first route for this host (lower case, without port or final dot), normal path and method.
     #[must_use]
-    pub fn find(&self, host: &str, path: &str, method: &Method) -> Option<usize> {
+    pub(super) fn find(&self, host: &str, path: &str, method: &Method) -> Option<usize> {
         self.0.iter().position(|entry| {
             entry.path.covers(path)
                 && (entry.hosts.is_empty() || entry.hosts.iter().any(|covered| covered.covers(host)))
@@ -83,8 +83,10 @@ impl Matcher {
                 if open {
                     segments.pop();
                 }
-                let segments =
-                    segments.into_iter().map(|segment| (!segment.starts_with('{')).then(|| segment.to_owned())).collect();
+                let segments = segments
+                    .into_iter()
+                    .map(|segment| (!segment.starts_with('{')).then(|| segment.to_owned()))
+                    .collect();
                 Self::Pattern { segments, open }
             }
         }

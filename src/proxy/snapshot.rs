@@ -37,9 +37,9 @@ pub struct Snapshot {
     /// What tokens are judged by.
     pub gate: Gate,
     /// Which route a request takes; an index into the configuration's.
-    pub routes: RouteTable,
+    pub(super) routes: RouteTable,
     /// What must not reach an upstream.
-    pub cleaner: Cleaner,
+    pub(super) cleaner: Cleaner,
     /// The distinct identity mappings of the routes.
     pub mappings: Vec<Identity>,
     /// For each route, its mapping.
@@ -102,7 +102,7 @@ pub struct Local {
     /// Tokens this worker has verified.
     pub cache: TokenCache,
     /// Connections by upstream.
-    pub pools: Vec<Pool>,
+    pub(super) pools: Vec<Pool>,
 }
 
 /// One worker thread's state.

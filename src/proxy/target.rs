@@ -12,25 +12,52 @@ use super::path::{self, Path};
 
 /// A request target that has one meaning.
 #[derive(Debug)]
-pub struct Target<'r> {
+pub(super) struct Target<'r> {
     /// The host in lower case, without port or final dot: what routes match. Empty for HTTP/1.0
     /// without `Host`.
-    pub host: Cow<'r, str>,
+    pub(super) host: Cow<'r, str>,
     /// The `Host` field to go upstream when it is not the one that came: the authority of an
     /// absolute-form target (RFC 9112 §3.2.2).
-    pub authority: Option<HeaderValue>,
+    pub(super) authority: Option<HeaderValue>,
     /// The path in normal form.
-    pub path: Path<'r>,
+    pub(super) path: Path<'r>,
     /// The query, without `?`.
-    pub query: Option<&'r str>,
+    pub(super) query: Option<&'r str>,
 }
 
 /// Methods that are forwarded: those of RFC 9110 and RFC 5789, and the registered extensions that
 /// `http` does not name. `CONNECT` and `TRACE` address the gateway itself, which offers neither.
 const EXTENSIONS: [&str; 31] = [
-    "ACL", "BASELINE-CONTROL", "BIND", "CHECKIN", "CHECKOUT", "COPY", "LABEL", "LINK", "LOCK", "MERGE", "MKACTIVITY",
-    "MKCALENDAR", "MKCOL", "MKREDIRECTREF", "MKWORKSPACE", "MOVE", "ORDERPATCH", "PROPFIND", "PROPPATCH", "PURGE", "QUERY",
-    "REBIND", "REPORT", "SEARCH", "UNBIND", "UNCHECKOUT", "UNLINK", "UNLOCK", "UPDATE", "UPDATEREDIRECTREF",
+    "ACL",
+    "BASELINE-CONTROL",
+    "BIND",
+    "CHECKIN",
+    "CHECKOUT",
+    "COPY",
+    "LABEL",
+    "LINK",
+    "LOCK",
+    "MERGE",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "MKCOL",
+    "MKREDIRECTREF",
+    "MKWORKSPACE",
+    "MOVE",
+    "ORDERPATCH",
+    "PROPFIND",
+    "PROPPATCH",
+    "PURGE",
+    "QUERY",
+    "REBIND",
+    "REPORT",
+    "SEARCH",
+    "UNBIND",
+    "UNCHECKOUT",
+    "UNLINK",
+    "UNLOCK",
+    "UPDATE",
+    "UPDATEREDIRECTREF",
     "VERSION-CONTROL",
 ];
 
@@ -39,7 +66,7 @@ const EXTENSIONS: [&str; 31] = [
 /// # Errors
 ///
 /// The refusal to answer with when it is ambiguous or not served.
-pub fn read<'r>(
+pub(super) fn read<'r>(
     method: &Method,
     uri: &'r Uri,
     version: Version,
@@ -73,13 +100,9 @@ pub fn read<'r>(
 
 fn check_method(method: &Method) -> Result<(), Refusal> {
     match *method {
-        Method::GET
-        | Method::HEAD
-        | Method::POST
-        | Method::PUT
-        | Method::DELETE
-        | Method::OPTIONS
-        | Method::PATCH => Ok(()),
+        Method::GET | Method::HEAD | Method::POST | Method::PUT | Method::DELETE | Method::OPTIONS | Method::PATCH => {
+            Ok(())
+        }
         Method::CONNECT | Method::TRACE => Err(Refusal::MethodNotAllowed("")),
         _ if EXTENSIONS.contains(&method.as_str()) => Ok(()),
         _ => Err(Refusal::MethodNotImplemented),
@@ -136,7 +159,9 @@ fn check_host(host: &str) -> Result<(), Refusal> {
     };
     let port_fits = match port.strip_prefix(':') {
         None => port.is_empty(),
-        Some(digits) => digits.is_empty() || (digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.parse::<u16>().is_ok()),
+        Some(digits) => {
+            digits.is_empty() || (digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.parse::<u16>().is_ok())
+        }
     };
     let name_fits = !name.is_empty()
         && name.len() <= 255

@@ -24,7 +24,7 @@ use crate::telemetry::{UpstreamMetrics, UpstreamResult};
 
 /// A worker's side of one upstream group.
 #[derive(Debug)]
-pub struct Pool {
+pub(super) struct Pool {
     servers: Vec<Rc<ServerPool>>,
     turn: Cell<usize>,
     connect_timeout: Duration,
@@ -60,7 +60,7 @@ struct Idle {
 
 /// Why an upstream gave no response.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ForwardError {
+pub(super) enum ForwardError {
     /// No server could be connected to.
     #[error("no server could be connected to")]
     Unreachable,
@@ -78,7 +78,7 @@ pub enum ForwardError {
 /// A connection with one request on it. It goes back to the pool once request and response are
 /// complete, and is closed otherwise.
 #[derive(Debug)]
-pub struct Lease {
+pub(super) struct Lease {
     server: Rc<ServerPool>,
     connection: Option<Connection>,
     request: Rc<Progress>,
@@ -88,18 +88,18 @@ pub struct Lease {
 
 impl Lease {
     /// The response was read to its end.
-    pub fn response_complete(&mut self) {
+    pub(super) fn response_complete(&mut self) {
         self.complete = true;
         self.result = UpstreamResult::Answered;
     }
 
     /// The response broke off.
-    pub const fn failed_broken(&mut self) {
+    pub(super) const fn failed_broken(&mut self) {
         self.result = UpstreamResult::Broken;
     }
 
     /// The response took too long.
-    pub const fn failed_slow(&mut self) {
+    pub(super) const fn failed_slow(&mut self) {
         self.result = UpstreamResult::TimedOut;
     }
 }
@@ -122,7 +122,7 @@ impl Drop for Lease {
 impl Pool {
     /// An empty pool for `upstream`.
     #[must_use]
-    pub fn new(upstream: &Upstream, metrics: &Arc<UpstreamMetrics>) -> Self {
+    pub(super) fn new(upstream: &Upstream, metrics: &Arc<UpstreamMetrics>) -> Self {
         let servers = upstream.servers.iter().map(|server| Rc::new(ServerPool::new(server, upstream, metrics)));
         Self {
             servers: servers.collect(),
@@ -137,7 +137,7 @@ impl Pool {
     /// # Errors
     ///
     /// Why there is none. The request is lost with it.
-    pub async fn send(
+    pub(super) async fn send(
         &self,
         mut request: Request<RequestBody>,
         preserve_host: bool,
@@ -184,7 +184,7 @@ impl Pool {
     }
 
     /// Closes connections that have been idle for too long. Asked now and then by the worker.
-    pub fn reap(&self) {
+    pub(super) fn reap(&self) {
         self.servers.iter().for_each(|server| server.reap());
     }
 

@@ -20,7 +20,7 @@ use tokio::time::Sleep;
 
 /// What was seen in a request head that must not be forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Violation {
+pub(super) enum Violation {
     /// A line ended with a bare LF.
     BareLineFeed,
     /// The request target has a fragment.
@@ -31,7 +31,7 @@ pub enum Violation {
 
 /// What follows a request head (RFC 9112 §6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
+pub(super) enum Framing {
     /// The next request.
     Nothing,
     /// So many bytes of body, then the next request.
@@ -42,7 +42,7 @@ pub enum Framing {
 
 /// The watch over the request heads of one connection; shared by its stream and its service.
 #[derive(Debug)]
-pub struct Watch {
+pub(super) struct Watch {
     state: State,
     max_target: usize,
     violation: Option<Violation>,
@@ -85,12 +85,12 @@ const METHOD_AND_VERSION: usize = 32;
 impl Watch {
     /// A watch that allows request targets of `max_target` bytes.
     #[must_use]
-    pub const fn new(max_target: usize) -> Self {
+    pub(super) const fn new(max_target: usize) -> Self {
         Self { state: START, max_target, violation: None, undecided: Vec::new() }
     }
 
     /// What was wrong with the head that was just read; then goes on with what follows it.
-    pub fn head_read(&mut self, framing: Framing) -> Option<Violation> {
+    pub(super) fn head_read(&mut self, framing: Framing) -> Option<Violation> {
         if self.violation.is_none() && self.state == State::Undecided {
             self.state = match framing {
                 Framing::Nothing | Framing::Length(0) => START,
@@ -205,7 +205,7 @@ const LINGER_BYTES: usize = 64 * 1024;
 
 /// A client's byte stream under [`Watch`].
 #[derive(Debug)]
-pub struct Guarded<S> {
+pub(super) struct Guarded<S> {
     stream: S,
     watch: Rc<RefCell<Watch>>,
     write_timeout: Duration,
@@ -224,7 +224,7 @@ enum Farewell {
 
 impl<S> Guarded<S> {
     /// Watches `stream`; a write that makes no progress for `write_timeout` fails.
-    pub const fn new(stream: S, watch: Rc<RefCell<Watch>>, write_timeout: Duration) -> Self {
+    pub(super) const fn new(stream: S, watch: Rc<RefCell<Watch>>, write_timeout: Duration) -> Self {
         Self { stream, watch, write_timeout, stalled: None, cut: false, farewell: Farewell::NotYet }
     }
 

@@ -28,8 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use self::guard::{Framing, Guarded, Violation, Watch};
 use crate::config::{Limits, Listener};
-use crate::proxy::answer::Refusal;
-use crate::proxy::{Peer, Shared, Worker, serve};
+use crate::proxy::{Peer, Refusal, Shared, Worker, serve};
 
 /// Connections the kernel holds before they are accepted.
 const BACKLOG: i32 = 4096;
@@ -251,7 +250,10 @@ async fn accepted_already(listener: &TcpListener) -> Option<io::Result<(TcpStrea
 }
 
 fn is_about_the_peer(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted)
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
 }
 
 async fn connection(

@@ -157,6 +157,12 @@ impl Folder {
         }
     }
 
+    pub(super) fn rebind_store_id(&self, id: &str) -> Result<(), OpenError> {
+        check_store_id(id)?;
+        let _lock = self.lock()?;
+        self.write(STORE_ID, format!("{id}\n").as_bytes())
+    }
+
     /// Adds a key to `keys`, writes it, and then says that it signs.
     fn switch(
         &self,

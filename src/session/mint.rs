@@ -128,7 +128,8 @@ impl Sessions {
         if draft.subject.len() > SUBJECT_BYTES_MAX {
             return Err(MintError::SubjectTooLong);
         }
-        let id = random_id();
+        // A token names its session, so that revoking either by its id alone ends both.
+        let id = format!("{}.{}", draft.session, random_id());
         let mut claims = Map::with_capacity(draft.others.len() + 11);
         claims.insert("iss".into(), self.config.issuer.as_str().into());
         claims.insert("sub".into(), draft.subject.as_str().into());

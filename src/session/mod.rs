@@ -231,6 +231,15 @@ impl Sessions {
         self.folder.bind_store_id(id)
     }
 
+    /// Says that another revocation store belongs to these keys from now on: what the former one held
+    /// is lost, by somebody's decision. Writes a file.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn rebind_store_id(&self, id: &str) -> Result<(), OpenError> {
+        self.folder.rebind_store_id(id)
+    }
+
     /// Forgets minted tokens that would not be handed out again, and counts of tokens that have
     /// expired. To be called now and then; what it frees would otherwise stay until the bound is
     /// reached.
