@@ -147,7 +147,8 @@ session:
   issuer: https://gate.example.com/
   audience: shop
   keys: {{ dir: keys, algorithm: ES256 }}
-  reissue: {{ after: 50%, every: 1 }}
+  idle_timeout: 5m
+  reissue: {{ after: 1% }}
 revocation:
   store: {{ path: data }}
 access_log: off

@@ -24,7 +24,7 @@ pub(super) const STEPS: [Step; 6] = [
     },
     Step {
         title: "2. slid: bob logs in, and each use brings a fresh token (X-Session-Token)",
-        curl: r#"SESSION=$(curl -si $GATE/login -d user=bob | sed -n 's/^x-session-token: //p' | tr -d '\r'); sleep 1; curl -si $GATE/orders -H "Authorization: Bearer $SESSION""#,
+        curl: r#"SESSION=$(curl -si $GATE/login -d user=bob | sed -n 's/^x-session-token: //p' | tr -d '\r'); sleep 4; curl -si $GATE/orders -H "Authorization: Bearer $SESSION""#,
     },
     Step {
         title: "3. one token revoked: alice's token is refused from the next request on",
@@ -57,8 +57,8 @@ pub(super) async fn carry_out(scene: &Scene, stdout: &mut (dyn Write + Send)) ->
     told.step(hidden, "her token stays at the gateway")?;
 
     let session = log_in(scene).await?;
-    // A successor must live longer than its predecessor, and times of tokens are whole seconds.
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    // A successor is due after one per cent of five minutes.
+    tokio::time::sleep(Duration::from_millis(4100)).await;
     let answer = send("GET", &orders, Some(&session), None).await?;
     let fresh = header(&answer, "x-session-token");
     told.check(&answer, StatusCode::OK, fresh.is_some_and(|it| it != session), "bob's request brings a fresh token")?;
