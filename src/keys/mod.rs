@@ -17,3 +17,6 @@ pub use fit::Unfit;
 pub use set::{JSON_BYTES_MAX, KEYS_MAX, KeySet, KeySetError, Refused};
 pub use signing::{SignError, SigningKey, SigningKeyError};
 pub use verifying::VerifyingKey;
+
+#[cfg(test)]
+mod tests;

@@ -25,7 +25,7 @@ pub struct VerifyingKey {
 }
 
 enum Verifier {
-    Mac(hmac::Key),
+    Mac(Box<hmac::Key>),
     Public(ParsedPublicKey),
 }
 
@@ -38,7 +38,7 @@ impl VerifyingKey {
         thumbprint: Arc<str>,
     ) -> Result<Self, Unfit> {
         let verifier = match material {
-            Material::Secret(secret) => Verifier::Mac(hmac::Key::new(mac(algorithm)?, secret.expose())),
+            Material::Secret(secret) => Verifier::Mac(Box::new(hmac::Key::new(mac(algorithm)?, secret.expose()))),
             Material::Rsa { n, e } => {
                 let key = PublicKeyComponents { n, e }.to_parsed_public_key(rsa(algorithm)?);
                 Verifier::Public(key.map_err(|_| Unfit::Modulus)?)

@@ -141,3 +141,62 @@ fn time(all: &Map<String, Value>, name: &str) -> Result<Option<Timestamp>, Claim
     };
     Ok(Some(at))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn claims(extra: Value) -> Claims {
+        let Value::Object(mut all) = json!({"iss": "a", "iat": 1, "exp": 2}) else { unreachable!() };
+        let Value::Object(extra) = extra else { unreachable!() };
+        all.extend(extra);
+        Claims::from_object(all).unwrap()
+    }
+
+    #[test]
+    fn scopes_are_read_from_either_claim_in_either_form() {
+        for (extra, expected) in [
+            (json!({}), &[][..]),
+            (json!({"scope": ""}), &[]),
+            (json!({"scope": "read write"}), &["read", "write"]),
+            (json!({"scope": "  read  "}), &["read"]),
+            (json!({"scope": ["read", "write"]}), &["read", "write"]),
+            (json!({"scp": "read"}), &["read"]),
+            (json!({"scp": ["read", 5, "write"]}), &["read", "write"]),
+            (json!({"scope": "read", "scp": "admin"}), &["read"]),
+            (json!({"scope": null, "scp": "admin"}), &[]),
+            (json!({"scope": {"admin": true}}), &[]),
+            // A list has one scope an element; a space does not make it two.
+            (json!({"scope": ["read admin"]}), &["read admin"]),
+        ] {
+            assert_eq!(claims(extra.clone()).scopes().collect::<Vec<_>>(), expected, "{extra}");
+        }
+    }
+
+    #[test]
+    fn a_claim_is_found_by_its_whole_name_before_its_path() {
+        let claims = claims(json!({
+            "https://a.example/roles": ["x"],
+            "realm_access": {"roles": ["admin"], "deep": {"er": 1}},
+            "a.b": "whole",
+            "a": {"b": "path"},
+        }));
+        for (name, expected) in [
+            ("iss", Some(json!("a"))),
+            ("https://a.example/roles", Some(json!(["x"]))),
+            ("realm_access.roles", Some(json!(["admin"]))),
+            ("realm_access.deep.er", Some(json!(1))),
+            ("a.b", Some(json!("whole"))),
+            ("realm_access.none", None),
+            ("realm_access.roles.0", None),
+            ("iss.x", None),
+            ("none", None),
+            ("", None),
+            (".", None),
+        ] {
+            assert_eq!(claims.find(name), expected.as_ref(), "{name}");
+        }
+    }
+}

@@ -160,8 +160,8 @@ impl<'a> Parts<'a> {
         }
         let (signing_input, signature) = token.rsplit_once('.').ok_or(ParseError::Malformed)?;
         let (header, payload) = signing_input.split_once('.').ok_or(ParseError::Malformed)?;
-        // A fourth part would leave a dot in the payload, which is not in the alphabet.
-        if header.is_empty() || payload.is_empty() || signature.is_empty() {
+        let is_three_parts = !header.is_empty() && !payload.is_empty() && !signature.is_empty();
+        if !is_three_parts || payload.contains('.') {
             return Err(ParseError::Malformed);
         }
         Ok(Self { signing_input, header, payload, signature })
@@ -187,3 +187,6 @@ fn text(object: &mut Map<String, Value>, name: &str) -> Result<Option<String>, P
         Some(_) => Err(ParseError::Malformed),
     }
 }
+
+#[cfg(test)]
+mod tests;

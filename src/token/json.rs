@@ -13,6 +13,9 @@ use serde_json::{Map, Number, Value};
 /// Objects and arrays within one another, the outermost included.
 pub(crate) const DEPTH_MAX: u8 = 16;
 
+/// How many members the outermost object is made room for at once; more are taken all the same.
+const MEMBERS_USUAL: usize = 16;
+
 /// Why bytes are not an object we read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum JsonError {
@@ -47,7 +50,8 @@ impl<'de> Visitor<'de> for Object {
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
         let depth = self.depth.checked_sub(1).ok_or_else(too_deep)?;
-        let mut object = Map::new();
+        // The outermost object is a header or a set of claims; what is within is mostly absent or small.
+        let mut object = Map::with_capacity(if self.depth == DEPTH_MAX { MEMBERS_USUAL } else { 0 });
         while let Some(name) = members.next_key::<String>()? {
             let value = members.next_value_seed(Any { depth })?;
             if object.insert(name, value).is_some() {
@@ -170,7 +174,7 @@ mod tests {
     #[test]
     fn sixteen_levels_are_read_and_seventeen_are_not() {
         let objects = |levels: usize| format!("{}1{}", "{\"a\":".repeat(levels), "}".repeat(levels));
-        let arrays = |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels - 1), "]".repeat(levels - 1));
+        let arrays = |levels: usize| format!("{{\"a\":{}1{}}}", "[".repeat(levels - 1), "]".repeat(levels - 1));
         for (levels, read) in [(1, true), (2, true), (16, true), (17, false), (200, false), (100_000, false)] {
             assert_eq!(object(objects(levels).as_bytes()).is_ok(), read, "{levels} objects");
             assert_eq!(object(arrays(levels).as_bytes()).is_ok(), read, "{levels} levels of arrays");

@@ -153,3 +153,90 @@ fn texts(members: &Map<String, Value>, name: &str) -> Result<Vec<String>, Lineag
     };
     list.iter().map(|entry| entry.as_str().map(str::to_owned).ok_or(LineageError::Malformed)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn object(value: Value) -> Map<String, Value> {
+        value.as_object().unwrap().clone()
+    }
+
+    fn full() -> Lineage {
+        Lineage {
+            origin_issued: Timestamp::from_millis(1_700_000_000_123),
+            origin: Some(Origin {
+                issuer: "https://a.example/".into(),
+                subject: Some("ada".into()),
+                token: "t1".into(),
+                session: Some("s1".into()),
+                client: Some("shop".into()),
+                key: "NzbLsXh8uDCcd".into(),
+                audiences: vec!["shop".into(), "api".into()],
+                credential: Some("c1".into()),
+            }),
+            keys: vec!["k1".into()],
+        }
+    }
+
+    #[test]
+    fn a_lineage_has_this_form() {
+        let mut claims = object(json!({"iss": "gate", "orig": "old", "keys": "old", "orig_iat": 1}));
+        full().write(&mut claims);
+        let expected = json!({
+            "iss": "gate",
+            "orig_iat": 1_700_000_000.123,
+            "orig": {
+                "iss": "https://a.example/", "sub": "ada", "tok": "t1", "sid": "s1", "client": "shop",
+                "key": "NzbLsXh8uDCcd", "aud": ["shop", "api"], "cfp": "c1",
+            },
+            "keys": ["k1"],
+        });
+        assert_eq!(Value::Object(claims.clone()), expected);
+        assert_eq!(Lineage::read(&claims), Ok(full()));
+        // Writing a shorter one leaves nothing of the longer one behind.
+        let grant = Lineage { origin_issued: Timestamp::from_secs(5), origin: None, keys: vec![] };
+        grant.write(&mut claims);
+        assert_eq!(Value::Object(claims.clone()), json!({"iss": "gate", "orig_iat": 5}));
+        assert_eq!(Lineage::read(&claims), Ok(grant));
+    }
+
+    #[test]
+    fn what_is_not_a_lineage_is_refused() {
+        assert_eq!(Lineage::read(&object(json!({}))), Err(LineageError::Missing));
+        for claims in [
+            json!({"orig_iat": "5"}),
+            json!({"orig_iat": null}),
+            json!({"orig_iat": -1}),
+            json!({"orig_iat": 1e18}),
+            json!({"orig_iat": 5, "orig": null}),
+            json!({"orig_iat": 5, "orig": "a"}),
+            json!({"orig_iat": 5, "orig": {}}),
+            json!({"orig_iat": 5, "orig": {"iss": "a", "tok": "t"}}),
+            json!({"orig_iat": 5, "orig": {"iss": "a", "tok": "t", "key": "k", "sub": 5}}),
+            json!({"orig_iat": 5, "orig": {"iss": "a", "tok": "t", "key": "k", "aud": "a"}}),
+            json!({"orig_iat": 5, "keys": "k"}),
+            json!({"orig_iat": 5, "keys": [5]}),
+        ] {
+            assert_eq!(Lineage::read(&object(claims.clone())), Err(LineageError::Malformed), "{claims}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        #[test]
+        fn every_instant_survives_being_a_number(millis in 0..=Timestamp::MAX.millis()) {
+            let lineage = Lineage { origin_issued: Timestamp::from_millis(millis), origin: None, keys: vec![] };
+            let mut claims = Map::new();
+            lineage.write(&mut claims);
+            // Through text, as in a token.
+            let text = Value::Object(claims).to_string();
+            let read = crate::token::json::object(text.as_bytes()).unwrap();
+            prop_assert_eq!(Lineage::read(&read), Ok(lineage));
+            prop_assert!(text.len() <= "{\"orig_iat\":1234567890.123}".len(), "{}", text);
+        }
+    }
+}

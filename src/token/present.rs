@@ -1,4 +1,4 @@
-//! Finding the one token that a request presents (RFC 6750 §2, design of cookies as RFC 6265 §4.2).
+//! Finding the one token that a request presents (RFC 6750 §2.1, RFC 6265 §4.2).
 //!
 //! A request that says two different things about who sends it is refused, never interpreted: the
 //! gateway and an upstream might choose differently. Identical copies are one token.
@@ -137,3 +137,6 @@ fn visible(bytes: &[u8]) -> Result<&str, PresentError> {
     }
     std::str::from_utf8(bytes).map_err(|_| PresentError::Malformed)
 }
+
+#[cfg(test)]
+mod tests;

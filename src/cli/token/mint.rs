@@ -29,7 +29,7 @@ pub struct MintArgs {
     #[arg(long = "aud", value_name = "AUDIENCE")]
     pub audiences: Vec<String>,
     /// The subject
-    #[arg(long = "sub", value_name = "SUBJECT")]
+    #[arg(long = "sub", value_name = "SUBJECT", allow_hyphen_values = true)]
     pub subject: Option<String>,
     /// How long the token lives, such as 15m
     #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = duration)]
@@ -38,7 +38,7 @@ pub struct MintArgs {
     #[arg(long = "claim", value_name = "NAME=JSON", value_parser = claim)]
     pub claims: Vec<(String, Value)>,
     /// The key id
-    #[arg(long = "kid", value_name = "KID")]
+    #[arg(long = "kid", value_name = "KID", allow_hyphen_values = true)]
     pub key_id: Option<String>,
     /// The type in the header
     #[arg(long, default_value = "JWT")]

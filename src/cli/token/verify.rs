@@ -18,22 +18,22 @@ const LINE_BYTES_MAX: usize = 1 << 20;
 
 /// Arguments of `portcullis token verify`. The payload is not interpreted: it need not be a token's.
 #[derive(Debug, clap::Args)]
-#[group(id = "key", required = true, multiple = false, args = ["jwk", "jwks", "public_key", "secret_file", "batch"])]
+#[command(group = clap::ArgGroup::new("key").required(true))]
 pub struct VerifyArgs {
     /// A JSON Web Key, public or `oct`
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", group = "key")]
     pub jwk: Option<PathBuf>,
     /// A JSON Web Key Set
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", group = "key")]
     pub jwks: Option<PathBuf>,
     /// A PEM public key or certificate
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", group = "key")]
     pub public_key: Option<PathBuf>,
     /// An HMAC secret, without its last line end
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", group = "key")]
     pub secret_file: Option<PathBuf>,
     /// Read lines `{"jwk"|"jwks": …, "token": "…"}` from stdin; answer `{"valid": …, "reason": …}` to each
-    #[arg(long, value_name = "-", value_parser = ["-"], conflicts_with = "token")]
+    #[arg(long, value_name = "-", group = "key", value_parser = ["-"], conflicts_with = "token")]
     pub batch: Option<String>,
     /// Allowed algorithms; the default is every one that fits the key
     #[arg(long = "alg", value_name = "ALG", value_delimiter = ',')]
