@@ -14,15 +14,18 @@ use super::tree::{Entry, Kind, Node, Scalar};
 /// Keys that the design has and this release has not: a clearer answer than "unknown".
 const LATER: [(&str, &str); 9] = [
     ("Root", "cluster"),
-    ("Issuer", "introspection"),
     ("Keys", "jwks_url"),
     ("Keys", "discovery"),
     ("Keys", "per_subject"),
     ("Listener", "tls"),
+    ("Reissue", "rotation"),
     ("Session", "max_per_subject"),
     ("Session", "refresh"),
     ("Upstream", "tls"),
 ];
+
+/// Words in the name of an unknown key whose value may be a secret, and so is not shown.
+const SECRETIVE: [&str; 6] = ["credential", "key", "pass", "pwd", "secret", "token"];
 
 /// Makes the tree fit the schema, and reports what had to go.
 pub(super) fn conform(root: &mut Node, schema: &Value, findings: &mut Findings) {
@@ -141,65 +144,56 @@ impl<'a> Check<'a> {
     }
 
     fn mapping(&mut self, entries: &mut Vec<Entry>, alternative: &Alternative<'a>, place: &Where) {
-        let empty = Map::new();
         let shape = alternative.shape;
-        let properties = shape.get("properties").and_then(Value::as_object);
-        match shape.get("additionalProperties") {
-            Some(members @ Value::Object(_)) => {
-                let mut shapes = Vec::new();
-                self.alternatives(alternative.name, members, &mut shapes);
-                let mappings = shapes.iter().all(|one| one.shape.get("type").is_some_and(|name| name == "object"));
-                entries.retain_mut(|entry| {
-                    let place = place.key(entry);
-                    let stays = self.node(&mut entry.value, members, &place);
-                    if !stays && mappings {
-                        // The name stays known, so that what refers to it is not reported as well.
-                        entry.value.kind = Kind::Mapping(Vec::new());
-                    }
-                    stays || mappings
-                });
-            }
-            Some(Value::Bool(false)) => {
-                let properties: &Map<String, Value> = properties.unwrap_or(&empty);
-                entries.retain(|entry| {
-                    let known = properties.contains_key(&entry.key);
-                    if !known {
-                        self.unknown_key(entry, alternative.name, properties, place);
-                    }
-                    known
-                });
-            }
-            _ => {}
+        if let Some(members @ Value::Object(_)) = shape.get("additionalProperties") {
+            self.names(entries, alternative.name, members, place);
         }
-        if let Some(least) = shape.get("minProperties").and_then(Value::as_u64)
-            && (entries.len() as u64) < least
-        {
+        if let Some(properties) = shape.get("properties").and_then(Value::as_object) {
+            let mut meant = Vec::new();
+            entries.retain_mut(|entry| {
+                let Some(schema) = properties.get(&entry.key) else {
+                    meant.extend(self.unknown_key(entry, alternative.name, properties, place));
+                    return false;
+                };
+                let place = place.key(entry);
+                // A key whose value had to go is there all the same.
+                meant.extend(properties.get_key_value(&entry.key).map(|(key, _)| key.as_str()));
+                self.node(&mut entry.value, schema, &place)
+            });
+            self.required(shape, &meant, place);
+        }
+        let least = shape.get("minProperties").and_then(Value::as_u64).unwrap_or(0);
+        if (entries.len() as u64) < least {
             self.findings.error(place.span.clone(), format!("{} is empty", place.name()), "at least one is needed");
-        }
-        if let Some(properties) = properties {
-            self.properties(entries, shape, properties, place);
         }
     }
 
-    /// Asks for missing keys, and checks the values of the others.
-    fn properties(
-        &mut self,
-        entries: &mut Vec<Entry>,
-        shape: &'a Map<String, Value>,
-        properties: &'a Map<String, Value>,
-        place: &Where,
-    ) {
+    /// A mapping whose keys are names that the file gives.
+    fn names(&mut self, entries: &mut Vec<Entry>, owner: &'a str, members: &'a Value, place: &Where) {
+        let mut shapes = Vec::new();
+        self.alternatives(owner, members, &mut shapes);
+        let mappings = shapes.iter().all(|one| one.shape.get("type").is_some_and(|name| name == "object"));
+        entries.retain_mut(|entry| {
+            let place = place.key(entry);
+            let stays = self.node(&mut entry.value, members, &place);
+            if !stays && mappings {
+                // The name stays known, so that what refers to it is not reported as well.
+                entry.value.kind = Kind::Mapping(Vec::new());
+                entry.value.damaged = true;
+            }
+            stays || mappings
+        });
+    }
+
+    /// Asks for keys that are neither there nor what an unknown one was meant to be.
+    fn required(&mut self, shape: &Map<String, Value>, there: &[&str], place: &Where) {
         let required = shape.get("required").and_then(Value::as_array);
         for key in required.into_iter().flatten().filter_map(Value::as_str) {
-            if !entries.iter().any(|entry| entry.key == key) {
+            if !there.contains(&key) {
                 let message = format!("{} lacks the key `{key}`", place.name());
                 self.findings.error(place.span.clone(), message, format!("`{key}` is missing"));
             }
         }
-        entries.retain_mut(|entry| {
-            let place = place.key(entry);
-            properties.get(&entry.key).is_some_and(|schema| self.node(&mut entry.value, schema, &place))
-        });
     }
 
     /// Says what the file left unsaid.
@@ -217,21 +211,33 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn unknown_key(&mut self, entry: &Entry, owner: &str, known: &Map<String, Value>, place: &Where) {
+    /// Reports a key, and gives the one that was probably meant.
+    fn unknown_key(
+        &mut self,
+        entry: &Entry,
+        owner: &str,
+        known: &'a Map<String, Value>,
+        place: &Where,
+    ) -> Option<&'a str> {
         let (key, at) = (&entry.key, entry.key_span.clone());
+        let lower = key.to_lowercase();
+        if owner == "Secret" || SECRETIVE.iter().any(|word| lower.contains(word)) {
+            self.hide(&entry.value);
+        }
+        let keys: Vec<&str> = known.keys().map(String::as_str).collect();
+        let help = format!("the keys here are {}", keys.join(", "));
         if LATER.contains(&(owner, key)) {
             let message = format!("`{key}`{} is not supported yet", place.within());
-            let help = known_keys(known);
             self.findings.error(at, message, "this release does not have it").help(help);
-            return;
+            return None;
         }
-        let meant = did_you_mean(key, known.keys().map(String::as_str));
-        let help = meant.is_none().then(|| known_keys(known));
-        let message = format!("unknown key `{key}`{}", place.within());
-        let finding = self.findings.error(at, message, meant.unwrap_or_default());
-        if let Some(help) = help {
-            finding.help(help);
-        }
+        let meant = nearest(key, keys);
+        let message = format!("unknown key `{}`{}", key.escape_debug(), place.within());
+        match meant {
+            Some(meant) => self.findings.error(at, message, format!("did you mean `{meant}`?")),
+            None => self.findings.error(at, message, "").help(help),
+        };
+        meant
     }
 
     fn sequence(&mut self, items: &mut Vec<Node>, shape: &'a Map<String, Value>, place: &Where) {
@@ -289,11 +295,20 @@ impl<'a> Check<'a> {
         true
     }
 
+    /// Keeps every scalar within from being shown.
+    fn hide(&mut self, node: &Node) {
+        match &node.kind {
+            Kind::Scalar { .. } | Kind::Broken => self.findings.hide(node.span.clone()),
+            Kind::Sequence(items) => items.iter().for_each(|item| self.hide(item)),
+            Kind::Mapping(entries) => entries.iter().for_each(|entry| self.hide(&entry.value)),
+        }
+    }
+
     fn wrong_type(&mut self, node: &Node, alternatives: &[Alternative<'a>], place: &Where) {
         let is = |wanted: &str| alternatives.iter().any(|one| one.shape.get("type").is_some_and(|name| name == wanted));
         let named = |wanted: &str| alternatives.iter().any(|one| one.name == wanted);
-        if named("Secret") {
-            self.findings.hide(node.span.clone());
+        if named("Secret") || named("Keys") && node.scalar().is_some() {
+            self.hide(node);
             let message = format!("{} is written into the file", place.name());
             let label = "write `{ file: PATH }` or `{ env: NAME }`";
             self.findings.error(node.span.clone(), message, label).help("a secret is never in the configuration");
@@ -370,6 +385,7 @@ fn wanted(alternatives: &[Alternative<'_>]) -> String {
         let shape = alternative.shape;
         let choice = words(shape);
         let name = match shape.get("type").and_then(Value::as_str) {
+            _ if alternative.name == "Duration" => "a time span such as `30s`".to_owned(),
             _ if !choice.is_empty() => choice.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
             Some("object") => "a mapping".to_owned(),
             Some("array") => "a list".to_owned(),
@@ -389,9 +405,4 @@ fn wanted(alternatives: &[Alternative<'_>]) -> String {
         Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
         _ => names.concat(),
     }
-}
-
-fn known_keys(known: &Map<String, Value>) -> String {
-    let keys: Vec<&str> = known.keys().map(String::as_str).collect();
-    format!("the keys here are {}", keys.join(", "))
 }

@@ -4,9 +4,9 @@
 //! types of this module, whose values are right by construction. Nothing is dialled, spawned or bound
 //! here; secret and key files are read, and nothing else is.
 //!
-//! Text → tree with places ([`tree`], strict about YAML) → the schema's shape and defaults ([`check`])
-//! → raw shapes ([`raw`]) → meaning ([`lower`]). Each step goes on after a problem, so that one run
-//! finds all of them.
+//! Text → tree with places (`tree`, strict about YAML) → the schema's shape and defaults (`check`) →
+//! raw shapes (`raw`) → meaning (`lower`). Each step goes on after a problem, so that one run finds
+//! all of them.
 
 mod check;
 mod files;
@@ -65,7 +65,7 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
         String::from_utf8(bytes).map_err(|error| format!("byte {} is not UTF-8", error.utf8_error().valid_up_to()))
     };
     let text = read().map_err(|why| Problems::unreadable(&name, &why))?;
-    parse(&text, &name, path.parent().unwrap_or(Path::new("")))
+    parse(&text, &name, path.parent().unwrap_or_else(|| Path::new("")))
 }
 
 /// Reads a configuration from text. `name` stands for the file in problems; paths in the text are

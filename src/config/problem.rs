@@ -14,6 +14,9 @@ use serde::Serialize;
 /// Problems shown for one file. A file that has more is not the file that was meant; the rest is counted.
 const SHOWN_MAX: usize = 100;
 
+/// Bytes between two places that are still shown together.
+const TOGETHER_MAX: usize = 4096;
+
 /// Whether a file with this problem can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -183,7 +186,13 @@ impl Findings {
 impl Finding {
     fn show(self, text: &str, file: &str) -> Problem {
         let at = within(text, self.at);
-        let also = self.also.map(|(range, label)| (within(text, range), label));
+        let (also, far) = match self.also.map(|(range, label)| (within(text, range), label)) {
+            Some((range, label)) if range.start.abs_diff(at.start) > TOGETHER_MAX => {
+                let (line, column) = place(text, range.start);
+                (None, Some(format!("{label}: {file}:{line}:{column}")))
+            }
+            also => (also, None),
+        };
         let first = also.as_ref().map_or(at.start, |(range, _)| at.start.min(range.start));
         let last = also.as_ref().map_or(at.end, |(range, _)| at.end.max(range.end));
         // Only the lines that matter are handed over: rendering walks its whole source.
@@ -204,20 +213,22 @@ impl Finding {
             Severity::Warning => Level::WARNING,
         };
         let mut group = level.primary_title(&self.message).element(snippet);
+        if let Some(far) = &far {
+            group = group.element(Level::NOTE.message(far));
+        }
         if let Some(help) = &self.help {
             group = group.element(Level::HELP.message(help));
         }
         let rendered = Renderer::plain().render(&[group]);
-        let line_start = text[..at.start].rfind('\n').map_or(0, |newline| newline + 1);
-        Problem {
-            severity: self.severity,
-            file: file.to_owned(),
-            line: text[..line_start].matches('\n').count() + 1,
-            column: text[line_start..at.start].chars().count() + 1,
-            message: self.message,
-            rendered,
-        }
+        let (line, column) = place(text, at.start);
+        Problem { severity: self.severity, file: file.to_owned(), line, column, message: self.message, rendered }
     }
+}
+
+/// Line and column, from 1 on, of a place on a character.
+fn place(text: &str, at: usize) -> (usize, usize) {
+    let line_start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+    (text[..at].matches('\n').count() + 1, text[line_start..at].chars().count() + 1)
 }
 
 /// The text with the ranges starred out, of the same length so that places stay right.
@@ -233,8 +244,14 @@ fn masked<'a>(text: &'a str, hidden: &[Range<usize>]) -> Cow<'a, str> {
 
 /// The range, moved to lie on characters of the text.
 fn within(text: &str, range: Range<usize>) -> Range<usize> {
-    let start = text.floor_char_boundary(range.start);
-    let end = text.ceil_char_boundary(range.end.max(start).min(text.len()));
+    let mut start = range.start.min(text.len());
+    while !text.is_char_boundary(start) {
+        start -= 1;
+    }
+    let mut end = range.end.clamp(start, text.len());
+    while !text.is_char_boundary(end) {
+        end += 1;
+    }
     start..end
 }
 
@@ -274,6 +291,15 @@ mod tests {
     }
 
     #[test]
+    fn a_second_place_far_away_is_named_rather_than_shown() {
+        let text = format!("a: 1\n{}a: 2\n", "#\n".repeat(TOGETHER_MAX));
+        let mut findings = Findings::default();
+        findings.error(text.len() - 5..text.len() - 4, "twice", "").also(0..1, "first given here");
+        let shown = findings.conclude(&text, "x").unwrap_err().to_string();
+        assert!(shown.contains("note: first given here: x:1:1"), "{shown}");
+    }
+
+    #[test]
     fn hidden_bytes_are_not_shown() {
         let mut findings = Findings::default();
         findings.error(8..16, "a secret in the file", "");
@@ -284,10 +310,10 @@ mod tests {
 
     #[test]
     fn any_range_can_be_shown() {
-        for range in [0..0, 0..900, 3..4, 4..4, 5..2, 900..901] {
+        for (start, end) in [(0, 0), (0, 900), (1, 2), (3, 4), (4, 4), (5, 2), (900, 901)] {
             let mut findings = Findings::default();
-            findings.error(range.clone(), "m", "l").also(2..3, "here");
-            assert_eq!(findings.conclude("ä\nbü", "x").unwrap_err().len(), 1, "{range:?}");
+            findings.error(start..end, "m", "l").also(2..3, "here");
+            assert_eq!(findings.conclude("ä\nbü", "x").unwrap_err().len(), 1, "{start} {end}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! The JSON Schema of the file: what editors complete and check with, and what [`super::check`] walks.
+//! The JSON Schema of the file: what editors complete and check with, and what `check` walks.
 
 use schemars::Schema;
 use schemars::generate::SchemaSettings;

@@ -34,6 +34,12 @@ impl Lower<'_, '_> {
             }
             issuers.push(issuer);
         }
+        let names =
+            |url: &str, own: &str| url == SESSION || issuers.iter().any(|other| other.name == url && url != own);
+        for issuer in issuers.iter().filter(|issuer| names(&issuer.url, &issuer.name)) {
+            let message = format!("`{}` is the name of another issuer", issuer.url);
+            self.error(&place.key(&issuer.name).key("issuer"), message, "the API takes an issuer by name or `iss`");
+        }
         issuers
     }
 

@@ -151,12 +151,13 @@ impl Lower<'_, '_> {
     /// The text, if it can be a name that stands in metrics, in paths of the API and in logs.
     fn name(&mut self, text: &str, what: &str, place: &Place<'_>) -> String {
         let fits = (1..=64).contains(&text.len())
+            && text.starts_with(|first: char| first.is_ascii_alphanumeric())
             && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
         if !fits {
             self.error(
                 place,
                 format!("`{}` cannot be the name of {what}", text.escape_debug()),
-                "a name has 1 to 64 letters, digits, `-`, `_` and `.`",
+                "1 to 64 letters, digits, `-`, `_` and `.`, a letter or digit first",
             );
         }
         text.to_owned()

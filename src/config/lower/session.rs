@@ -30,6 +30,10 @@ impl Lower<'_, '_> {
             let label = format!("`issuers.{}` has it already", other.name);
             self.error(&place.key("issuer"), "the gateway cannot share its issuer name", label);
         }
+        if let Some(other) = issuers.iter().find(|other| other.name == issuer) {
+            let message = format!("`{}` is the name of another issuer", other.name);
+            self.error(&place.key("issuer"), message, "the API takes an issuer by name or `iss`");
+        }
         let audience = raw.audience.clone().unwrap_or_default();
         self.visible(&audience, &place.key("audience"));
         let (idle_timeout, absolute_timeout) = self.session_life(raw, place);

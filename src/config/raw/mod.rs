@@ -3,15 +3,16 @@
 //! Nothing here has a meaning yet. Every field is optional, because a file with a problem is still
 //! read to the end, so that all its problems are found at once. What is required (a field whose schema
 //! is made `with` a type that is not optional) and what is the `default` is said in the schema, once,
-//! and [`super::check`] sees to both.
+//! and `check` sees to both.
 
-use std::borrow::Cow;
+mod value;
+
 use std::collections::BTreeMap;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer};
+use schemars::JsonSchema;
+use serde::Deserialize;
 
-use crate::token::Algorithm;
+pub(super) use value::{AlgorithmName, Count, Duration, Either, Size, Workers};
 
 /// Configuration of the Portcullis gateway. Paths are relative to the folder of this file.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -151,26 +152,6 @@ pub(super) struct Issuer {
     /// The issuer states `auth_time`, and no token older than this since authentication is honoured; or `none`.
     #[schemars(extend("default" = "none"))]
     pub(super) max_authentication_age: Option<Duration>,
-}
-
-/// A signature algorithm (RFC 7518 §3.1, RFC 8037).
-#[derive(Debug, Deserialize)]
-#[serde(transparent)]
-pub(super) struct AlgorithmName(pub(super) String);
-
-impl JsonSchema for AlgorithmName {
-    fn schema_name() -> Cow<'static, str> {
-        "Algorithm".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let names = Algorithm::ALL.map(Algorithm::name);
-        json_schema!({
-            "description": "A signature algorithm (RFC 7518 §3.1, RFC 8037).",
-            "type": "string",
-            "enum": names
-        })
-    }
 }
 
 /// Where an issuer's keys come from: exactly one of these.
@@ -547,140 +528,4 @@ pub(super) struct LogFile {
     /// The file; its folder must be there.
     #[schemars(with = "String", length(min = 1))]
     pub(super) file: Option<String>,
-}
-
-/// A time span with its units, such as `500ms`, `30s`, `15m` or `1h 30m`.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(transparent)]
-#[schemars(extend("examples" = ["30s", "15m", "1h 30m"]))]
-pub(super) struct Duration(pub(super) String);
-
-/// A size in bytes: a whole number, or one with a unit such as `8KiB`, `1MiB` or `100MB`.
-#[derive(Debug)]
-pub(super) enum Size {
-    Bytes(u64),
-    Text(String),
-}
-
-/// A number of worker threads, or `auto`.
-#[derive(Debug)]
-pub(super) enum Workers {
-    Count(u64),
-    Auto,
-}
-
-/// A number from 2 on, or `none`.
-#[derive(Debug)]
-pub(super) enum Count {
-    Of(u64),
-    None,
-}
-
-impl JsonSchema for Size {
-    fn schema_name() -> Cow<'static, str> {
-        "Size".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "A size in bytes: a whole number, or one with a unit.",
-            "anyOf": [
-                { "type": "integer", "minimum": 0 },
-                { "type": "string", "examples": ["8KiB", "1MiB", "100MB"] }
-            ]
-        })
-    }
-}
-
-impl JsonSchema for Workers {
-    fn schema_name() -> Cow<'static, str> {
-        "Workers".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "A number of worker threads, or `auto`.",
-            "anyOf": [{ "type": "string", "const": "auto" }, { "type": "integer", "minimum": 1, "maximum": 1024 }]
-        })
-    }
-}
-
-impl JsonSchema for Count {
-    fn schema_name() -> Cow<'static, str> {
-        "Count".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "A number of requests, or `none`.",
-            "anyOf": [
-                { "type": "string", "const": "none" },
-                { "type": "integer", "minimum": 2, "maximum": 4_294_967_295_u64 }
-            ]
-        })
-    }
-}
-
-impl<'de> Deserialize<'de> for Size {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match serde_json::Value::deserialize(deserializer)? {
-            serde_json::Value::String(text) => Ok(Self::Text(text)),
-            value => u64::deserialize(value).map(Self::Bytes).map_err(serde::de::Error::custom),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Workers {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match serde_json::Value::deserialize(deserializer)? {
-            serde_json::Value::String(_) => Ok(Self::Auto),
-            value => u64::deserialize(value).map(Self::Count).map_err(serde::de::Error::custom),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Count {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match serde_json::Value::deserialize(deserializer)? {
-            serde_json::Value::String(_) => Ok(Self::None),
-            value => u64::deserialize(value).map(Self::Of).map_err(serde::de::Error::custom),
-        }
-    }
-}
-
-/// Text in a short form, or a mapping in the long form.
-#[derive(Debug)]
-pub(super) enum Either<Short, Long> {
-    Short(Short),
-    Long(Long),
-}
-
-impl<Short: JsonSchema, Long: JsonSchema> JsonSchema for Either<Short, Long> {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        format!("{}Or{}", Short::schema_name(), Long::schema_name()).into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "anyOf": [generator.subschema_for::<Short>(), generator.subschema_for::<Long>()] })
-    }
-}
-
-impl<'de, Short, Long> Deserialize<'de> for Either<Short, Long>
-where
-    Short: for<'any> Deserialize<'any>,
-    Long: for<'any> Deserialize<'any>,
-{
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        use serde::de::Error;
-        let value = serde_json::Value::deserialize(deserializer)?;
-        if value.is_object() {
-            Long::deserialize(value).map(Self::Long).map_err(D::Error::custom)
-        } else {
-            Short::deserialize(value).map(Self::Short).map_err(D::Error::custom)
-        }
-    }
 }
