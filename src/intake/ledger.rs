@@ -1,7 +1,10 @@
 //! The ledger: requests in, records out, and the map in step with them.
 
+mod change;
+mod lift;
+
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
@@ -9,10 +12,9 @@ use tokio::sync::{Mutex, Semaphore, broadcast};
 
 use super::claim::Claims;
 use super::limits::{self, Limits};
-use super::request::{InvalidRequest, Meaning, Request, check_lift};
-use crate::revocation::{
-    Form, Full, Horizons, InForce, Lift, Reason, RecordId, Revocation, RevocationMap, Source, Target, UnknownIssuer,
-};
+use super::outcome::{Accepted, Event, LedgerError, LiftError, Lifted, RevokeError, Swept};
+use super::request::{Meaning, Request};
+use crate::revocation::{Form, Full, Horizons, InForce, RecordId, Revocation, RevocationMap, Target, UnknownIssuer};
 use crate::store::{
     Acknowledgement, Appended, Body, Cursor, Entry, Filter, Kept, Live, Page, Store, StoreError, StoreStatus,
 };
@@ -32,110 +34,6 @@ const MAX_OF_TARGET: usize = 100;
 /// Items on one page, at most.
 const MAX_PAGE: usize = 1000;
 
-/// What was accepted, saying what was understood.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Accepted {
-    /// The id of the record.
-    pub id: RecordId,
-    /// What it names; the issuer by URL.
-    pub target: Target,
-    /// What it does.
-    pub form: Form,
-    /// Until when it is remembered; `None`: until lifted.
-    pub effective_until: Option<Timestamp>,
-    /// Whether it is on disk. In force it is in any case.
-    pub durable: bool,
-    /// Whether an earlier request with this id had made it.
-    pub existing: bool,
-}
-
-/// Why nothing was revoked, or not for good.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum RevokeError {
-    /// 503: too many requests are under way; nothing was done.
-    #[error("too many revocations are under way")]
-    Busy,
-    /// 409: the id was used for something else.
-    #[error("the id was used before, for another revocation")]
-    Conflict,
-    /// 503: no room for another target; nothing was done.
-    #[error(transparent)]
-    Full(#[from] Full),
-    /// 400 or 422.
-    #[error(transparent)]
-    Invalid(#[from] InvalidRequest),
-    /// 503 `store_not_durable`: in force on this node until it restarts.
-    #[error("in force on this node until it restarts, but not stored")]
-    NotDurable {
-        /// What is in force.
-        accepted: Box<Accepted>,
-        /// Why it is not stored.
-        source: StoreError,
-    },
-    /// 503: the store could not be asked whether the id was used; nothing was done.
-    #[error("the store could not be asked")]
-    Store(#[source] StoreError),
-}
-
-/// What a lift did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lifted {
-    /// The tombstone.
-    pub lift: Lift,
-    /// Whether the revocation had been lifted before.
-    pub existing: bool,
-}
-
-/// Why nothing was lifted. What was in force still is.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum LiftError {
-    /// 400.
-    #[error(transparent)]
-    Invalid(#[from] InvalidRequest),
-    /// 422: a lift cannot be lifted; revoke again.
-    #[error("this is the id of a lift: to undo it, revoke again")]
-    LiftOfLift,
-    /// 503: the tombstone was not stored, or the store could not be read.
-    #[error("the lift was not carried out")]
-    Store(#[source] StoreError),
-    /// 404.
-    #[error("no revocation has this id")]
-    Unknown,
-}
-
-/// Why a ledger was not opened, or new limits were not taken. Read as "failed to load the
-/// revocations: {self}".
-#[derive(Debug, thiserror::Error)]
-pub enum LedgerError {
-    /// `revocation.max_entries` is below what is stored. Nothing is dropped, so nothing starts.
-    #[error("more revocations are stored than `revocation.max_entries` allows")]
-    Full(#[from] Full),
-    /// The limits kept with the records are not readable.
-    #[error("the limits kept in the store are not readable")]
-    Limits(#[source] serde_json::Error),
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-/// Something that came into force.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A revocation.
-    Revoked(Arc<Revocation>),
-    /// A lift.
-    Lifted(Arc<Lift>),
-}
-
-/// What a sweep dropped.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Swept {
-    /// Targets out of the map.
-    pub targets: usize,
-    /// Entries out of the store.
-    pub records: usize,
-}
-
 /// Revocations: taken in, in force, durable, and undone again. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Ledger {
@@ -148,6 +46,8 @@ struct Inner {
     map: Arc<RevocationMap>,
     horizons: ArcSwap<Horizons>,
     limits: ArcSwap<Limits>,
+    /// Held while limits change: one change is compared with the one before it.
+    changing: std::sync::Mutex<()>,
     clock: Clock,
     opened: (Timestamp, Instant),
     /// The last `origin_seq` given. Whoever holds it decides what is in force: a revocation while it
@@ -197,6 +97,7 @@ impl Ledger {
             map,
             horizons: ArcSwap::from_pointee(horizons.clone()),
             limits: ArcSwap::from_pointee(limits),
+            changing: std::sync::Mutex::new(()),
             clock,
             opened: (now, Instant::now()),
             sequence: Mutex::new(sequence),
@@ -388,8 +289,12 @@ impl Inner {
             Some(id) => {
                 let claim = self.claims.take(id).await;
                 let asked = id.clone();
-                if let Some(kept) = self.ask(move |store| store.find(&asked)).await.map_err(RevokeError::Store)? {
-                    return repeated(&request, kept.revocation, &horizons);
+                let known = self.ask(move |store| Ok((store.find(&asked)?, store.is_lifted(&asked)?)));
+                match known.await.map_err(RevokeError::Store)? {
+                    (Some(kept), _) => return repeated(&request, kept.revocation, &horizons),
+                    // The revocation is forgotten, its tombstone is not: it would undo this one as well.
+                    (None, true) => return Err(RevokeError::Conflict),
+                    (None, false) => {}
                 }
                 Some(claim)
             }
@@ -442,124 +347,13 @@ impl Inner {
         self.store.append(vec![Entry { origin, origin_seq: *sequence, version: Entry::VERSION, body }])
     }
 
-    async fn lift(
-        &self,
-        id: RecordId,
-        restore: bool,
-        actor: String,
-        note: Option<String>,
-    ) -> Result<Lifted, LiftError> {
-        check_lift(&actor, note.as_deref())?;
-        let now = self.clock.now();
-        // Held to the end: whatever is in force and not yet on disk is queued before the tombstone, so
-        // once that is on disk, the store knows all that may be in force.
-        let mut sequence = self.sequence.lock().await;
-        let asked = id.clone();
-        let (kept, is_lift) =
-            self.ask(move |store| Ok((store.find(&asked)?, store.is_lift(&asked)?))).await.map_err(LiftError::Store)?;
-        let (lift, existing) = match kept {
-            None if is_lift => return Err(LiftError::LiftOfLift),
-            None => return Err(LiftError::Unknown),
-            Some(Kept { lifted: Some(lift), .. }) => {
-                // The barrier: the same as for a new tombstone.
-                answer(self.store.append(Vec::new()).await).map_err(LiftError::Store)?;
-                (lift, true)
-            }
-            Some(Kept { revocation, lifted: None }) => {
-                let lift = self.tombstone(revocation, now, restore, actor, note);
-                let stored = self.append(&mut sequence, Body::Lift(lift.clone()));
-                answer(stored.await).map_err(LiftError::Store)?;
-                (lift, false)
-            }
-        };
-        self.loosen(lift.target.clone()).await.map_err(LiftError::Store)?;
-        if !existing {
-            self.tell(Event::Lifted(Arc::new(lift.clone())));
-        }
-        Ok(Lifted { lift, existing })
-    }
-
-    fn tombstone(
-        &self,
-        revocation: Revocation,
-        now: Timestamp,
-        restore: bool,
-        actor: String,
-        note: Option<String>,
-    ) -> Lift {
-        let horizons = self.horizons.load();
-        let target = revocation.target;
-        let leaves = (revocation.form == Form::Block && !restore).then(|| now.plus(horizons.cutoff_margin(&target)));
-        // Kept until neither the revocation could come back nor the cutoff be needed.
-        let cutoff = Form::Before { issued: leaves.or(Some(now)), authenticated: None };
-        let forget_at = match (revocation.forget_at, horizons.forget_at(&target, cutoff, now)) {
-            (Some(revocation), Some(cutoff)) => Some(revocation.max(cutoff)),
-            (None, _) | (_, None) => None,
-        };
-        Lift { id: RecordId::generate(), of: revocation.id, target, leaves, actor, note, at: now, forget_at }
-    }
-
-    /// Makes the records of a target that are not lifted all that is in force for it.
-    async fn loosen(&self, target: Target) -> Result<(), StoreError> {
-        let reference = self.map.reference(target.kind, &target.issuer, &target.value);
-        let horizons = self.horizons.load_full();
-        let left = self
-            .ask(move |store| {
-                let mut left: Option<InForce> = None;
-                store.live(&target, &mut |live| {
-                    let effect = effect(&live, &horizons);
-                    left = Some(left.map_or(effect, |left| left.join(effect)));
-                })?;
-                Ok(left)
-            })
-            .await?;
-        // A full map has no room for a target that it does not hold: then nothing was in force for it.
-        let _ = self.map.replace(reference, left);
-        Ok(())
-    }
-
-    /// Compares with the limits that records were forgotten by, and takes the new ones.
-    fn change_limits(&self, horizons: Horizons) -> Result<(), LedgerError> {
-        let now = self.clock.now();
-        let before = self.limits.load_full();
-        let (limits, raises) = before.change(&horizons, now);
-        for raise in raises {
-            let revocation = Revocation {
-                id: RecordId::generate(),
-                forget_at: horizons.forget_at(&raise.issuer, raise.form, now),
-                target: raise.issuer,
-                form: raise.form,
-                reason: Reason::Admin,
-                source: Source::Gateway,
-                actor: "gateway".to_owned(),
-                note: Some("a limit was raised: what the old one let be forgotten stays refused".to_owned()),
-                at: now,
-            };
-            let stored = {
-                let mut sequence = wait(self.sequence.lock());
-                self.enforce(&mut sequence, revocation)?
-            };
-            answer(wait(stored))?;
-        }
-        if limits != *before {
-            let text = serde_json::to_string(&limits).map_err(LedgerError::Limits)?;
-            self.store.set_setting(limits::SETTING, &text)?;
-            self.limits.store(Arc::new(limits));
-        }
-        self.horizons.store(Arc::new(horizons));
-        Ok(())
-    }
-
     /// Before when a record must end to be forgotten now.
     ///
     /// A wall clock that jumps ahead must not make anything be forgotten, so time since the start is
     /// measured by the clock that cannot jump.
     fn forget_before(&self) -> Timestamp {
         let now = match self.clock {
-            Clock::System => {
-                let (opened, since) = &self.opened;
-                self.clock.now().min(opened.plus(since.elapsed()))
-            }
+            Clock::System => steady(self.clock.now(), self.opened.0, self.opened.1.elapsed()),
             Clock::Manual(_) => self.clock.now(),
         };
         now.minus(self.limits.load().slack(now))
@@ -578,6 +372,11 @@ impl Inner {
         // Nobody watching is nothing wrong.
         let _ = self.events.send(event);
     }
+}
+
+/// What a wall clock shows, but never ahead of what has passed since it showed `opened`.
+fn steady(wall: Timestamp, opened: Timestamp, elapsed: Duration) -> Timestamp {
+    wall.min(opened.plus(elapsed))
 }
 
 /// The answer to a request whose id was used before.
@@ -605,25 +404,6 @@ fn repeated(request: &Request, made: Revocation, horizons: &Horizons) -> Result<
 /// What the store answered; a store that went away did not store.
 fn answer<E>(answer: Result<Result<Vec<Appended>, StoreError>, E>) -> Result<Vec<Appended>, StoreError> {
     answer.unwrap_or(Err(StoreError::Stopped))
-}
-
-/// Waits for something that others complete, without a runtime.
-fn wait<T>(future: impl Future<Output = T>) -> T {
-    struct Unpark(std::thread::Thread);
-    impl std::task::Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Arc::new(Unpark(std::thread::current())).into();
-    let mut context = std::task::Context::from_waker(&waker);
-    let mut future = std::pin::pin!(future);
-    loop {
-        if let std::task::Poll::Ready(output) = future.as_mut().poll(&mut context) {
-            return output;
-        }
-        std::thread::park();
-    }
 }
 
 #[cfg(test)]

@@ -7,9 +7,11 @@
 mod claim;
 mod ledger;
 mod limits;
+mod outcome;
 mod request;
 
-pub use ledger::{Accepted, Event, Ledger, LedgerError, LiftError, Lifted, RevokeError, Swept};
+pub use ledger::Ledger;
+pub use outcome::{Accepted, Event, LedgerError, LiftError, Lifted, RevokeError, Swept};
 pub use request::{InvalidRequest, Request};
 
 pub use crate::store::{Cursor, Filter, Kept, Page, StoreStatus};

@@ -187,8 +187,10 @@ impl RevocationMap {
             }
             Entry::Vacant(entry) => {
                 self.reserve()?;
-                entry.insert(self.place(target, after(None)));
+                // Before the entry can be seen: a sweep that took it at once would else count it out first,
+                // and the count could read zero beside an entry that is in force.
                 self.counts[index(target.kind())].fetch_add(1, Ordering::Release);
+                entry.insert(self.place(target, after(None)));
                 Effect::Added
             }
         };
@@ -253,8 +255,7 @@ impl RevocationMap {
         TargetKind::ALL.map(|kind| (kind, self.count(kind)))
     }
 
-    /// Raised before a write returns and lowered after an entry is gone: never zero while a write
-    /// that has returned is in force.
+    /// Raised before an entry is there and lowered after it is gone: never zero while one is in force.
     fn count(&self, kind: TargetKind) -> u64 {
         self.counts[index(kind)].load(Ordering::Acquire)
     }

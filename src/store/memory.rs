@@ -183,6 +183,10 @@ impl Store for MemoryStore {
         Ok(self.kept().lift_ids.contains(id))
     }
 
+    fn is_lifted(&self, id: &RecordId) -> Result<bool, StoreError> {
+        Ok(self.kept().lifts.contains_key(id))
+    }
+
     fn of_target(&self, target: &Target, limit: usize) -> Result<Vec<Revocation>, StoreError> {
         Ok(self.kept().of_target(target).rev().take(limit).cloned().collect())
     }

@@ -230,6 +230,14 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// When the store cannot be read.
     fn is_lift(&self, id: &RecordId) -> Result<bool, StoreError>;
 
+    /// Whether a lift of this id is kept, whether or not the revocation still is: no other record
+    /// can be in force under it.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    fn is_lifted(&self, id: &RecordId) -> Result<bool, StoreError>;
+
     /// The newest revocations of a target that are not lifted, at most `limit`.
     ///
     /// # Errors
@@ -269,3 +277,6 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// What the store says about itself.
     fn status(&self) -> StoreStatus;
 }
+
+#[cfg(test)]
+mod tests;

@@ -147,19 +147,20 @@ fn once_a_write_returned_every_later_look_up_refuses() {
             let (map, written, done) = (Arc::clone(&map), Arc::clone(&written), Arc::clone(&done));
             thread::spawn(move || {
                 let mut judged = 0_u64;
-                let mut last = (0, 0);
+                let mut last = (-1, 0);
                 while !done.load(Ordering::Acquire) || judged == 0 {
                     let newest = written.load(Ordering::Acquire);
                     let epoch = map.epoch();
                     assert!((newest, epoch) >= last, "neither goes back");
                     last = (newest, epoch);
+                    if newest < 0 {
+                        continue;
+                    }
+                    assert!(epoch > 0);
                     for n in [newest, newest / 2, 0] {
-                        if n >= 0 {
-                            assert!(epoch > 0);
-                            let standing = map.standing(&[name(&map, n)], at(0), None);
-                            assert_eq!(standing, Standing::Revoked(TargetKind::Session));
-                            judged += 1;
-                        }
+                        let standing = map.standing(&[name(&map, n)], at(0), None);
+                        assert_eq!(standing, Standing::Revoked(TargetKind::Session));
+                        judged += 1;
                     }
                 }
             })
@@ -272,6 +273,8 @@ fn targets() -> Vec<Target> {
 
 fn step() -> impl Strategy<Value = Step> {
     let target = 0..targets().len();
+    // Often at the very end of the longest life: what is forgotten too early shows there.
+    let age = prop_oneof![-SKEW..LIFETIME + SKEW, LIFETIME - 60..LIFETIME + SKEW];
     prop_oneof![
         4 => (target.clone(), 0..4_u8, 0..2 * LIFETIME, any::<bool>())
             .prop_map(|(target, shape, back, late)| Step::Revoke { target, shape, back, late }),
@@ -279,7 +282,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Replay),
         2 => Just(Step::Sweep),
         3 => (0..LIFETIME / 2).prop_map(|secs| Step::Wait { secs }),
-        6 => (prop::collection::vec(target, 1..5), -SKEW..LIFETIME + SKEW, prop::option::of(0..2 * LIFETIME))
+        6 => (prop::collection::vec(target, 1..5), age, prop::option::of(0..2 * LIFETIME))
             .prop_map(|(targets, age, authenticated)| Step::Judge { targets, age, authenticated }),
     ]
 }

@@ -158,6 +158,10 @@ impl Store for SqliteStore {
         self.read(|connection, _| read::is_lift(connection, id))
     }
 
+    fn is_lifted(&self, id: &RecordId) -> Result<bool, StoreError> {
+        self.read(|connection, _| read::is_lifted(connection, id))
+    }
+
     fn of_target(&self, target: &Target, limit: usize) -> Result<Vec<Revocation>, StoreError> {
         self.read(|connection, names| read::of_target(connection, names, target, limit))
     }

@@ -253,6 +253,7 @@ pub(super) fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connec
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "cache_size", CACHE_KIB)?;
+        connection.pragma_update_and_check(None, "wal_autocheckpoint", CHECKPOINT_PAGES, |_| Ok(()))?;
         connection.pragma_update_and_check(None, "journal_size_limit", WAL_BYTES, |_| Ok(()))?;
     }
     connection.set_prepared_statement_cache_capacity(32);
@@ -263,5 +264,8 @@ pub(super) fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connec
 const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
 /// Pages kept by the writer; negative: in KiB.
 const CACHE_KIB: i64 = -8 * 1024;
+/// Pages in the log before they are merged into the file: pages that many commits touch are then
+/// written there once.
+const CHECKPOINT_PAGES: i64 = 4096;
 /// What the log is cut back to after a checkpoint.
 const WAL_BYTES: i64 = 64 << 20;

@@ -1,16 +1,18 @@
 //! Reading: the replay, which verifies everything, and the queries, which verify what they return.
 
+use std::array;
 use std::collections::HashSet;
 use std::path::Path;
 use std::thread;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OpenFlags, Row};
 
 use super::open::{Damage, Refused, connect};
 use super::rows::{self, LIFT, Names, REVOCATION};
 use super::state::State;
 use crate::revocation::{Lift, RecordId, Revocation, Target};
-use crate::store::record::{Record, Unreadable};
+use crate::store::record::{Canonical, Record, Unreadable, checksum};
 use crate::store::{Body, Cursor, Filter, Kept, Live, Page};
 
 /// Threads that read at the same time, at most; the thread that checks the structure not counted.
@@ -20,11 +22,12 @@ const ROWS_PER_READER: i64 = 50_000;
 /// Rows that one page looks at, so that a filter that fits nothing does not read everything.
 const MAX_SCAN: usize = 20_000;
 
-/// Rows seen, and the sum of their checksums.
+/// Rows seen, the sum of their checksums, and what the indexes of the table should add up to.
 #[derive(Clone, Copy, Default)]
 struct Tally {
     rows: u64,
     digest: i64,
+    indexes: [i64; 2],
 }
 
 impl Tally {
@@ -33,19 +36,87 @@ impl Tally {
         self.digest = self.digest.wrapping_add(sum);
     }
 
-    const fn join(self, other: Self) -> Self {
-        Self { rows: self.rows + other.rows, digest: self.digest.wrapping_add(other.digest) }
+    fn join(self, other: Self) -> Self {
+        Self {
+            rows: self.rows + other.rows,
+            digest: self.digest.wrapping_add(other.digest),
+            indexes: array::from_fn(|n| self.indexes[n].wrapping_add(other.indexes[n])),
+        }
     }
+}
+
+/// An index that questions are answered from: what is missing in it would be missing in the answer.
+struct Index {
+    name: &'static str,
+    table: &'static str,
+    columns: &'static str,
+    /// The places of its columns, and of the row's number, in a whole row.
+    places: &'static [usize],
+}
+
+const REVOCATION_INDEXES: [Index; 2] = [
+    Index { name: "revocations_by_id", table: "revocations", columns: "id", places: &[4, 0] },
+    Index {
+        name: "revocations_by_target",
+        table: "revocations",
+        columns: "kind, issuer, value",
+        places: &[5, 6, 7, 0],
+    },
+];
+const LIFT_INDEXES: [Index; 2] = [
+    Index { name: "lifts_by_revocation", table: "lifts", columns: "revocation", places: &[13, 0] },
+    Index { name: "lifts_by_target", table: "lifts", columns: "kind, issuer, value", places: &[5, 6, 7, 0] },
+];
+
+impl Index {
+    /// What the whole index adds up to.
+    fn sum(&self, path: &Path) -> Result<i64, Refused> {
+        let Self { name, table, columns, places } = self;
+        let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let sql = format!("SELECT {columns}, seq FROM {table} INDEXED BY {name} ORDER BY {columns}");
+        let mut statement = connection.prepare(&sql)?;
+        let mut rows = statement.query([])?;
+        let (mut sum, mut scratch) = (0_i64, Vec::new());
+        let all: Vec<usize> = (0..places.len()).collect();
+        while let Some(row) = rows.next()? {
+            sum = sum.wrapping_add(key_checksum(row, &all, &mut scratch)?);
+        }
+        Ok(sum)
+    }
+
+    /// Compares the index with what the rows of its table say.
+    fn verify(&self, path: &Path, expected: i64) -> Result<(), Refused> {
+        if self.sum(path)? == expected {
+            return Ok(());
+        }
+        Err(Damage::Checksum { what: format!("index {}", self.name) }.into())
+    }
+}
+
+/// The checksum of some columns of a row.
+fn key_checksum(row: &Row<'_>, places: &[usize], scratch: &mut Vec<u8>) -> Result<i64, rows::RowError> {
+    scratch.clear();
+    let mut put = Canonical(scratch);
+    for &place in places {
+        match row.get_ref(place)? {
+            ValueRef::Integer(number) => put.number(number),
+            text => put.text(text.as_str()?),
+        }
+    }
+    Ok(checksum(scratch))
 }
 
 /// Hands out everything in force, and compares all there is with what `state` says.
 pub(super) fn replay(path: &Path, state: &State, each: &(dyn Fn(Live<'_>) + Sync)) -> Result<(), Refused> {
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     let names = Names::read(&connection)?;
-    let (lifted, mut tally) = lifts(&connection, &names, each)?;
-    tally = tally.join(settings(&connection)?);
-    let tallies = thread::scope(|scope| {
+    let (lifted, lifts) = lifts(&connection, &names, each)?;
+    for (index, expected) in LIFT_INDEXES.iter().zip(lifts.indexes) {
+        index.verify(path, expected)?;
+    }
+    let revocations = thread::scope(|scope| {
         let structure = scope.spawn(|| structure(path));
+        let indexes = REVOCATION_INDEXES.each_ref().map(|index| (index, scope.spawn(|| index.sum(path))));
         let readers: Vec<_> = ranges(&connection)?
             .into_iter()
             .map(|(first, last)| {
@@ -53,19 +124,37 @@ pub(super) fn replay(path: &Path, state: &State, each: &(dyn Fn(Live<'_>) + Sync
                 scope.spawn(move || revocations(path, first, last, names, lifted, each))
             })
             .collect();
-        let mut tallies = Vec::new();
+        let mut tally = Tally::default();
         for reader in readers {
-            tallies.push(finished(reader.join())??);
+            tally = tally.join(finished(reader.join())??);
+        }
+        for ((index, sum), expected) in indexes.into_iter().zip(tally.indexes) {
+            if finished(sum.join())?? != expected {
+                return Err(Damage::Checksum { what: format!("index {}", index.name) }.into());
+            }
         }
         finished(structure.join())??;
-        Ok::<_, Refused>(tallies)
+        Ok::<_, Refused>(tally)
     })?;
-    let found = tallies.into_iter().fold(tally, Tally::join);
+    let found = revocations.join(lifts).join(settings(&connection)?);
     if found.rows != state.records {
         return Err(Damage::Missing { found: found.rows, expected: state.records }.into());
     }
     if found.digest != state.digest {
         return Err(Damage::Checksum { what: "whole".to_owned() }.into());
+    }
+    Ok(())
+}
+
+/// Takes note of a row in the sums of what its indexes should be.
+fn add_keys(
+    tally: &mut Tally,
+    indexes: &[Index; 2],
+    row: &Row<'_>,
+    scratch: &mut Vec<u8>,
+) -> Result<(), rows::RowError> {
+    for (sum, index) in tally.indexes.iter_mut().zip(indexes) {
+        *sum = sum.wrapping_add(key_checksum(row, index.places, scratch)?);
     }
     Ok(())
 }
@@ -112,6 +201,7 @@ fn lifts(
     while let Some(row) = rows.next()? {
         let (record, sum) = rows::lift(row, names, &mut scratch)?;
         tally.add(sum);
+        add_keys(&mut tally, &LIFT_INDEXES, row, &mut scratch)?;
         if let Some(live) = effect(&record, true)? {
             each(live);
         }
@@ -149,6 +239,7 @@ fn revocations(
     while let Some(row) = rows.next()? {
         let (record, sum) = rows::revocation(row, names, &mut scratch)?;
         tally.add(sum);
+        add_keys(&mut tally, &REVOCATION_INDEXES, row, &mut scratch)?;
         if !lifted.is_empty() && lifted.contains(record.id) {
             continue;
         }
@@ -237,6 +328,11 @@ fn as_lift(record: &Record<'_>) -> Result<Lift, rows::RowError> {
 /// Whether a lift has this id.
 pub(super) fn is_lift(connection: &Connection, id: &RecordId) -> Result<bool, Refused> {
     Ok(connection.prepare_cached("SELECT 1 FROM lifts WHERE id = ?1")?.exists([id.as_str()])?)
+}
+
+/// Whether a lift is of this id.
+pub(super) fn is_lifted(connection: &Connection, id: &RecordId) -> Result<bool, Refused> {
+    Ok(connection.prepare_cached("SELECT 1 FROM lifts WHERE revocation = ?1")?.exists([id.as_str()])?)
 }
 
 /// The newest revocations of a target that are not lifted.

@@ -23,7 +23,7 @@ CREATE TABLE revocations (
     origin INTEGER NOT NULL,
     origin_seq INTEGER NOT NULL,
     version INTEGER NOT NULL,
-    id TEXT NOT NULL UNIQUE,
+    id TEXT NOT NULL,
     kind INTEGER NOT NULL,          -- 1 token 2 session 3 subject 4 client 5 key 6 issuer 7 all
     issuer INTEGER NOT NULL,
     value TEXT NOT NULL,
@@ -37,6 +37,7 @@ CREATE TABLE revocations (
     forget_at INTEGER,              -- none: until lifted
     checksum INTEGER NOT NULL
 ) STRICT;
+CREATE UNIQUE INDEX revocations_by_id ON revocations (id);
 CREATE INDEX revocations_by_target ON revocations (kind, issuer, value);
 CREATE INDEX revocations_by_end ON revocations (forget_at) WHERE forget_at IS NOT NULL;
 
@@ -49,7 +50,7 @@ CREATE TABLE lifts (
     kind INTEGER NOT NULL,
     issuer INTEGER NOT NULL,
     value TEXT NOT NULL,
-    revocation TEXT NOT NULL UNIQUE, -- the id of the one it lifts
+    revocation TEXT NOT NULL,       -- the id of the one it lifts
     leaves INTEGER,                 -- the cutoff it leaves in force
     actor TEXT NOT NULL,
     note TEXT,
@@ -57,6 +58,7 @@ CREATE TABLE lifts (
     forget_at INTEGER,
     checksum INTEGER NOT NULL
 ) STRICT;
+CREATE UNIQUE INDEX lifts_by_revocation ON lifts (revocation);
 CREATE INDEX lifts_by_target ON lifts (kind, issuer, value);
 CREATE INDEX lifts_by_end ON lifts (forget_at) WHERE forget_at IS NOT NULL;
 

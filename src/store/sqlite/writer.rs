@@ -19,6 +19,8 @@ use crate::time::Timestamp;
 
 /// Entries in one transaction: keeps the wait of the first of them, and the log, short.
 const MAX_BATCH: usize = 4096;
+/// How long a transaction is held open for those who took part in the one before.
+const GATHER: Duration = Duration::from_micros(500);
 /// How long the mark may lag behind while there is always something to write.
 const MARK_LAG: Duration = Duration::from_millis(200);
 
@@ -79,6 +81,8 @@ pub(super) struct Writer {
     mark: MarkFile,
     shared: Arc<Shared>,
     scratch: Vec<u8>,
+    /// Commands in the last transaction.
+    usual: usize,
 }
 
 /// What to tell whoever asked, once the transaction is on disk.
@@ -113,7 +117,7 @@ impl Writer {
         mark: MarkFile,
         shared: Arc<Shared>,
     ) -> Self {
-        Self { connection, state, names, mark, shared, scratch: Vec::new() }
+        Self { connection, state, names, mark, shared, scratch: Vec::new(), usual: 1 }
     }
 
     /// Works until every sender is gone and everything they sent is done.
@@ -138,6 +142,9 @@ impl Writer {
             }
         }
         self.mark();
+        // The log goes into the file, so that a copy of the folder of a stopped gateway is one file. If
+        // that fails, everything is in the log.
+        let _ = self.connection.pragma_update_and_check(None, "wal_checkpoint", "TRUNCATE", |_| Ok(()));
     }
 
     fn mark(&mut self) {
@@ -149,13 +156,19 @@ impl Writer {
 
     /// Writes `first` and whatever else waits, as one transaction, and tells everybody.
     fn group(&mut self, first: Command, commands: &Receiver<Command>) {
+        let begun = Instant::now();
         let mut batch = vec![first];
         let mut size = batch[0].size();
         while size < MAX_BATCH {
-            let Ok(command) = commands.try_recv() else { break };
+            // Whoever had their answer from the last transaction is likely to ask again at once: going
+            // without them would cost them a whole wait for the disk. One writer alone never waits.
+            let patience =
+                if batch.len() < self.usual { GATHER.saturating_sub(begun.elapsed()) } else { Duration::ZERO };
+            let Ok(command) = commands.recv_timeout(patience) else { break };
             size += command.size();
             batch.push(command);
         }
+        self.usual = batch.len();
         let mut replies = Vec::with_capacity(batch.len());
         if self.shared.failure.get().is_none()
             && let Err(error) = self.commit(&mut batch, &mut replies)
@@ -242,7 +255,7 @@ impl Work<'_> {
         for table in ["revocations", "lifts"] {
             let sql = format!(
                 "DELETE FROM {table} WHERE seq IN (SELECT seq FROM {table} WHERE forget_at < ?1 LIMIT ?2) \
-                 RETURNING checksum"
+                 AND forget_at < ?1 RETURNING checksum"
             );
             let mut statement = self.connection.prepare_cached(&sql)?;
             let mut rows = statement.query((before.millis(), i64::try_from(limit - forgotten).unwrap_or(i64::MAX)))?;
@@ -277,10 +290,10 @@ enum Outcome {
 }
 
 impl Command {
-    /// How many entries it adds to a transaction.
-    const fn size(&self) -> usize {
+    /// How much it adds to a transaction, at least one: a batch ends some time.
+    fn size(&self) -> usize {
         match self {
-            Self::Append { entries, .. } => entries.len(),
+            Self::Append { entries, .. } => entries.len().max(1),
             Self::Forget { limit, .. } => *limit,
             Self::Set { .. } => 1,
         }
