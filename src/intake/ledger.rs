@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, Semaphore, broadcast};
 use super::claim::Claims;
 use super::limits::{self, Limits};
 use super::outcome::{Accepted, Event, LedgerError, LiftError, Lifted, RevokeError, Swept};
-use super::request::{Meaning, Request};
+use super::request::{InvalidRequest, Meaning, Request};
 use crate::revocation::{Form, Full, Horizons, InForce, RecordId, Revocation, RevocationMap, Target, UnknownIssuer};
 use crate::store::{
     Acknowledgement, Appended, Body, Cursor, Entry, Filter, Kept, Live, Page, Store, StoreError, StoreStatus,
