@@ -69,7 +69,8 @@ pub(super) async fn guard(State(api): State<Api>, mut request: Request, next: Ne
     let change = Attempt::of(&request);
     let actor = match authorise(&api, &request, &peer, change.is_some()) {
         Ok(actor) => actor,
-        Err((problem, actor)) => {
+        Err(refusal) => {
+            let Refusal { problem, actor } = *refusal;
             if let Some(attempt) = change {
                 let reason = problem.reason();
                 api.audit_refusal(attempt, &peer, actor, reason).await;
@@ -91,10 +92,16 @@ pub(super) async fn guard(State(api): State<Api>, mut request: Request, next: Ne
     })
 }
 
-fn authorise(api: &Api, request: &Request, peer: &Peer, is_change: bool) -> Result<Actor, (Problem, Option<Actor>)> {
+/// A request that goes no further, and who sent it, if that much is known.
+struct Refusal {
+    problem: Problem,
+    actor: Option<Actor>,
+}
+
+fn authorise(api: &Api, request: &Request, peer: &Peer, is_change: bool) -> Result<Actor, Box<Refusal>> {
     if is_cross_site(request.headers()) {
         let problem = Problem::new(StatusCode::FORBIDDEN, "cross_site", "requests of other sites' pages are refused");
-        return Err((problem, None));
+        return Err(Box::new(Refusal { problem, actor: None }));
     }
     let tokens = api.tokens();
     let actor = match peer {
@@ -103,11 +110,11 @@ fn authorise(api: &Api, request: &Request, peer: &Peer, is_change: bool) -> Resu
     };
     let Some(actor) = actor else {
         let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "a valid admin token is needed");
-        return Err((problem, None));
+        return Err(Box::new(Refusal { problem, actor: None }));
     };
     if is_change && actor.role < Role::Operator {
         let problem = Problem::new(StatusCode::FORBIDDEN, "forbidden", "changes need the role operator");
-        return Err((problem, Some(actor)));
+        return Err(Box::new(Refusal { problem, actor: Some(actor) }));
     }
     Ok(actor)
 }

@@ -90,7 +90,7 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     }
     // Bound under another name in a folder that is ours alone, narrowed, then moved to its place: there is
     // no moment at which others could connect.
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let private = folder.join(format!(".{}", uuid::Uuid::now_v7().simple()));
     std::fs::DirBuilder::new().create(&private)?;
     let bound = bind_within(&private, path);

@@ -31,7 +31,7 @@ pub(super) fn explain(admin: &AdminArgs, args: &ExplainArgs, streams: &mut Strea
         question["token"] = json!(read_token(file, streams.stdin)?);
     }
     let reply = call(admin, Method::POST, "/v1/explain", Some(&question), None)?;
-    print(admin, &reply.body, streams.stdout, |body| show::explanation(body))
+    print(admin, &reply.body, streams.stdout, show::explanation)
 }
 
 pub(super) fn revoke(admin: &AdminArgs, args: &RevokeArgs, streams: &mut Streams<'_>) -> Result<(), Failure> {

@@ -149,6 +149,19 @@ impl Audit {
     }
 }
 
+#[cfg(test)]
+impl Audit {
+    /// A log that no line can be written to.
+    pub(crate) fn on_a_full_disk() -> Self {
+        let sink = Sink::open(&LogTarget::File("/dev/full".into())).unwrap().unwrap();
+        let healthy = Arc::new(AtomicBool::new(true));
+        let (queue, jobs) = sync_channel(QUEUE);
+        let writer = Writer { sink, chain: Chain::default(), clock: Clock::System, healthy: Arc::clone(&healthy) };
+        let thread = std::thread::spawn(move || writer.run(&jobs));
+        Self { queue: Some(queue), thread: Mutex::new(Some(thread)), healthy }
+    }
+}
+
 impl Drop for Audit {
     fn drop(&mut self) {
         self.queue = None;
@@ -421,12 +434,7 @@ mod tests {
         let off = Audit::open(&LogTarget::Off, Clock::System).unwrap();
         block_on(off.record(event("x"))).unwrap();
 
-        let sink = Sink::open(&LogTarget::File("/dev/full".into())).unwrap().unwrap();
-        let healthy = Arc::new(AtomicBool::new(true));
-        let (queue, jobs) = sync_channel(QUEUE);
-        let writer = Writer { sink, chain: Chain::default(), clock: Clock::System, healthy: Arc::clone(&healthy) };
-        let thread = std::thread::spawn(move || writer.run(&jobs));
-        let audit = Audit { queue: Some(queue), thread: Mutex::new(Some(thread)), healthy };
+        let audit = Audit::on_a_full_disk();
         assert!(matches!(block_on(audit.record(event("x"))), Err(AuditError::Unavailable)));
         assert!(!audit.is_healthy());
     }

@@ -56,6 +56,10 @@ impl Store for FailingStore {
         self.inner.is_lift(id)
     }
 
+    fn is_lifted(&self, id: &RecordId) -> Result<bool, StoreError> {
+        self.inner.is_lifted(id)
+    }
+
     fn of_target(&self, target: &Target, limit: usize) -> Result<Vec<Revocation>, StoreError> {
         self.inner.of_target(target, limit)
     }

@@ -169,7 +169,17 @@ impl Fixture {
         Self::with(vec![token("eyes", Role::Viewer, VIEWER), token("ops", Role::Operator, OPERATOR)])
     }
 
+    /// The same, but the audit log's disk is full.
+    pub(crate) fn without_audit() -> Self {
+        let tokens = Self::new().api.tokens().to_vec();
+        Self::over(tokens, |_, _| Audit::on_a_full_disk())
+    }
+
     pub(crate) fn with(tokens: Vec<AdminToken>) -> Self {
+        Self::over(tokens, |path, clock| Audit::open(&LogTarget::File(path), clock).unwrap())
+    }
+
+    fn over(tokens: Vec<AdminToken>, audit: impl FnOnce(PathBuf, Clock) -> Audit) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock = Clock::manual(now());
         let store = Arc::new(FailingStore::default());
@@ -186,7 +196,7 @@ impl Fixture {
         let horizons = Horizons { issuers: vec![horizon], session_absolute: None };
         let stored: Arc<dyn Store> = Arc::<FailingStore>::clone(&store);
         let ledger = Ledger::open(stored, Arc::clone(&map), horizons, clock.clone()).unwrap();
-        let audit = Audit::open(&LogTarget::File(folder.path().join("audit.log")), clock.clone()).unwrap();
+        let audit = audit(folder.path().join("audit.log"), clock.clone());
         let gateway = Arc::new(FakeGateway::default());
         let metrics = Arc::new(Metrics::new());
         let api = Api::new(Parts {

@@ -246,3 +246,13 @@ async fn a_disk_that_fails_is_said_and_the_revocation_holds() {
     let results: Vec<_> = fixture.audit().iter().map(|line| line["result"].clone()).collect();
     assert_eq!(results, ["ok", "store_not_durable", "store_not_durable"]);
 }
+
+#[tokio::test]
+async fn without_an_audit_log_revocations_come_in_and_nothing_is_lifted() {
+    let fixture = Fixture::without_audit();
+    let made = revoke(&fixture, alice("account_blocked")).await;
+    let path = format!("/v1/revocations/{}", made["id"].as_str().unwrap());
+    fixture.ask("DELETE", &path, None).await.problem(503, "audit_unavailable");
+    assert_eq!(fixture.ask("GET", &path, None).await.json()["in_force"], true);
+    assert!(fixture.metrics.render().contains("portcullis_audit_errors_total 2\n"));
+}
