@@ -138,8 +138,8 @@ async fn pass(
     let request = Request::from_parts(head, body);
     let (mut response, permit) = forward(local, record, route_index, route, permit, request).await?;
     let credential = place.and_then(|place| snapshot.config.token.from.get(place));
-    renewal::finish(local, record, route, &permit, renewal, earlier, credential, response.headers_mut_and_status())
-        .await?;
+    let earned = renewal::Earned { renewal, login: route.login, earlier, credential };
+    renewal::finish(local, record, &permit, earned, response.headers_mut_and_status()).await?;
     Ok(response.into_response())
 }
 

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use super::answer::Refusal;
 use super::record::Record;
 use super::snapshot::{Local, Snapshot};
-use crate::config::{Delivery, Route, TokenPlace};
+use crate::config::{Delivery, TokenPlace};
 use crate::gate::{Denial, Permit, Remembered, Verified};
 use crate::intake::{self, RevokeError};
 use crate::revocation::{Reason, Source, Target};
@@ -29,6 +29,19 @@ pub(super) enum Renewal {
     Slide,
     /// A session, opened with its token of another issuer.
     Exchange,
+}
+
+/// What was settled when the request was admitted.
+#[derive(Debug)]
+pub(super) struct Earned<'a> {
+    /// What it may earn.
+    pub(super) renewal: Renewal,
+    /// Whether its upstream may open sessions.
+    pub(super) login: bool,
+    /// The session that a login would end.
+    pub(super) earlier: Option<Target>,
+    /// Where its token was.
+    pub(super) credential: Option<&'a TokenPlace>,
 }
 
 /// What the request that was just admitted may earn. To be asked once: it counts requests.
@@ -53,19 +66,17 @@ pub(super) fn earlier_session(snapshot: &Snapshot, headers: &HeaderMap) -> Optio
 pub(super) async fn finish(
     local: &Rc<Local>,
     record: &Record,
-    route: &Route,
     permit: &Permit,
-    renewal: Renewal,
-    earlier: Option<Target>,
-    credential: Option<&TokenPlace>,
+    earned: Earned<'_>,
     (headers, status): (&mut HeaderMap, StatusCode),
 ) -> Result<(), Refusal> {
+    let Earned { renewal, login, earlier, credential } = earned;
     let snapshot = &local.snapshot;
     let Some(sessions) = &snapshot.sessions else {
         headers.remove(deliver::SESSION_GRANT);
         return Ok(());
     };
-    let grant = if route.login { take_grant(headers)? } else { None };
+    let grant = if login { take_grant(headers)? } else { None };
     deliver::scrub(headers, &sessions.config().cookie);
     if let Some(grant) = grant
         && is_renewable(status)

@@ -155,7 +155,7 @@ fn problem_faults(response: &Response, reason: &str) -> Vec<String> {
     if members != ["type", "title", "status", "detail", "reason", "request_id"] {
         faults.push(format!("members {members:?}"));
     }
-    if body["status"] != Value::from(response.status) {
+    if body["status"] != response.status {
         faults.push(format!("body {body}"));
     }
     faults

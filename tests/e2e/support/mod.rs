@@ -16,4 +16,4 @@ pub(crate) use gateway::Gateway;
 pub(crate) use issuer::{Issuer, now};
 pub(crate) use patience::{Latch, until};
 pub(crate) use site::Site;
-pub(crate) use upstream::{Exchange, Recorded, Upstream};
+pub(crate) use upstream::{Recorded, Upstream};
