@@ -73,6 +73,10 @@ fn rewrite(path: &str) -> Result<String, PathError> {
     let mut segments: Vec<&str> = Vec::new();
     let mut inner = decoded.split('/').skip(1).peekable();
     let mut directory = false;
+    if decoded.contains(';') {
+        // Judged before a dot segment can remove it.
+        without_parameters(&decoded)?;
+    }
     while let Some(segment) = inner.next() {
         let last = inner.peek().is_none();
         match segment {
@@ -216,6 +220,8 @@ mod tests {
             "/public/..;/admin",
             "/public/..;x=1/admin",
             "/.;/a",
+            "/public/;/../admin",
+            "/public/..;/../admin",
             "/;/a",
             "/a b",
         ] {
