@@ -108,7 +108,7 @@ fn decode_unreserved(path: &[u8]) -> Result<String, PathError> {
     while let Some((&byte, after)) = rest.split_first() {
         rest = after;
         if byte != b'%' {
-            if ambiguous(byte) || !byte.is_ascii() {
+            if ambiguous(byte) || byte == b' ' || !byte.is_ascii() {
                 return Err(PathError::Ambiguous);
             }
             text.push(char::from(byte));
@@ -137,7 +137,7 @@ fn decode_unreserved(path: &[u8]) -> Result<String, PathError> {
 
 /// Bytes that some servers take for a separator or an end.
 const fn ambiguous(byte: u8) -> bool {
-    byte == b'\\' || byte <= 0x20 || byte == 0x7f
+    byte == b'\\' || byte < 0x20 || byte == 0x7f
 }
 
 const fn hex(digit: u8) -> Option<u8> {
