@@ -58,7 +58,7 @@ pub fn run(options: &RunOptions, stdout: &mut (dyn Write + Send)) -> Result<(), 
     let loaded = load(&options.config)?;
     let runtime = control_runtime()?;
     runtime.block_on(async {
-        let signals =
+        let mut signals =
             signals::Signals::new().map_err(|error| Failure::of(Exit::Failed, "cannot listen to signals", &error))?;
         let accept_loss = if options.accept_loss { AcceptLoss::Yes } else { AcceptLoss::No };
         let gateway = Gateway::start(loaded, Some(options.config.clone()), accept_loss, Clock::System).await?;
@@ -73,8 +73,12 @@ pub fn run(options: &RunOptions, stdout: &mut (dyn Write + Send)) -> Result<(), 
         drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
         signals.until_told_to_stop(&gateway.control).await;
         drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
-        gateway.stop().await;
-        Ok(())
+        tokio::select! {
+            () = gateway.stop() => Ok(()),
+            () = signals.told_again() => {
+                Err(Failure::new(Exit::Failed, "told to stop once more: what was still running was cut"))
+            }
+        }
     })
 }
 

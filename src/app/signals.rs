@@ -26,7 +26,7 @@ impl Signals {
     }
 
     /// Reloads on SIGHUP, and returns on SIGTERM or SIGINT.
-    pub(super) async fn until_told_to_stop(mut self, control: &Arc<Control>) {
+    pub(super) async fn until_told_to_stop(&mut self, control: &Arc<Control>) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
@@ -37,6 +37,14 @@ impl Signals {
                     drop(control.reload().await);
                 }
             }
+        }
+    }
+
+    /// Returns on another SIGTERM or SIGINT: whoever sends it does not want to wait.
+    pub(super) async fn told_again(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 }

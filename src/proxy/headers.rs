@@ -4,6 +4,7 @@
 //! names, and every spelling of every field that upstreams may take for the gateway's word are
 //! removed; only then are the gateway's own put in.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -14,7 +15,6 @@ use serde_json::Value;
 
 use crate::config::{Identity, TokenPlace};
 use crate::gate::Verified;
-use crate::token::Claims;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -43,9 +43,10 @@ const HOP_BY_HOP: [&str; 9] = [
 /// Fields by which a proxy says whom it speaks for; believed from trusted proxies only.
 const FORWARDING: [&str; 5] = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"];
 
-/// Fields with which a client could make an upstream see another request than the one judged. The last
-/// four are the gateway's own words to clients and from login services.
-const MISLEADING: [&str; 13] = [
+/// Fields with which a client could make an upstream see another request than the one judged, or another
+/// user: what oauth2-proxy passes by default, for which many an upstream looks unasked. The last four are
+/// the gateway's own words to clients and from login services.
+const MISLEADING: [&str; 17] = [
     "x-forwarded-port",
     "x-forwarded-prefix",
     "x-forwarded-server",
@@ -55,6 +56,10 @@ const MISLEADING: [&str; 13] = [
     "x-original-uri",
     "x-rewrite-url",
     "x-http-method-override",
+    "x-forwarded-user",
+    "x-forwarded-email",
+    "x-forwarded-groups",
+    "x-forwarded-preferred-username",
     "x-session-token",
     "x-session-expires",
     "x-session-grant",
@@ -301,39 +306,55 @@ fn append(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
 #[must_use]
 pub(super) fn identity(mapping: &Identity, verified: &Verified) -> Rc<[(HeaderName, HeaderValue)]> {
     let fields = mapping.headers.iter();
-    fields.filter_map(|(name, claim)| Some((name.clone(), claim_value(&verified.claims, claim)?))).collect()
+    fields.filter_map(|(name, claim)| Some((name.clone(), claim_value(verified.claims.find(claim)?)?))).collect()
 }
 
-/// A claim as a field value: text as it is, numbers and booleans as JSON, lists joined by commas (a
-/// comma or backslash within a member escaped with a backslash), objects as JSON. Bytes that a field
-/// may not carry are percent-encoded, and so is `%`, so that every value has one spelling.
-fn claim_value(claims: &Claims, name: &str) -> Option<HeaderValue> {
-    let text = match claims.find(name)? {
+/// A claim as a field value: text as it is, numbers and booleans as JSON, lists joined by commas,
+/// objects as JSON.
+fn claim_value(claim: &Value) -> Option<HeaderValue> {
+    let mut field = Vec::new();
+    match claim {
         Value::Null => return None,
-        Value::String(text) => text.clone(),
         Value::Array(members) => {
-            let members = members.iter().map(|member| match member {
-                Value::String(text) => text.replace('\\', "\\\\").replace(',', "\\,"),
-                other => other.to_string(),
-            });
-            members.collect::<Vec<_>>().join(",")
+            for (place, member) in members.iter().enumerate() {
+                if place > 0 {
+                    field.push(b',');
+                }
+                write(&mut field, member, true);
+            }
         }
-        other @ (Value::Bool(_) | Value::Number(_) | Value::Object(_)) => other.to_string(),
+        single => write(&mut field, single, false),
+    }
+    HeaderValue::from_bytes(&field).ok()
+}
+
+/// Appends one value. Percent-encoded is what a field may not carry, what its readers would trim or,
+/// in a list, split at, and `%` itself: no two values look alike to an upstream.
+fn write(field: &mut Vec<u8>, value: &Value, in_list: bool) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    let text: Cow<'_, str> = match value {
+        Value::String(text) => text.into(),
+        other => other.to_string().into(),
     };
-    let mut value = Vec::with_capacity(text.len());
-    for byte in text.bytes() {
-        if (0x20..0x7f).contains(&byte) && byte != b'%' {
-            value.push(byte);
+    for (place, byte) in text.bytes().enumerate() {
+        let plain = match byte {
+            b' ' => place != 0 && place + 1 != text.len(),
+            b',' => !in_list,
+            b'%' => false,
+            other => other.is_ascii_graphic(),
+        };
+        if plain {
+            field.push(byte);
         } else {
-            const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-            value.extend_from_slice(&[b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+            field.extend_from_slice(&[b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
         }
     }
-    HeaderValue::from_bytes(&value).ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn map(fields: &[(&str, &str)]) -> HeaderMap {
@@ -358,6 +379,23 @@ mod tests {
             cleaner().clean(&mut headers, true);
             assert_eq!(headers.len(), 1, "{spelling}");
         }
+    }
+
+    #[test]
+    fn no_two_claims_look_alike_in_a_field() {
+        for (value, field) in [
+            (json!("plain text"), "plain text"),
+            (json!(" bob "), "%20bob%20"),
+            (json!("a,b"), "a,b"),
+            (json!(["a,b", " c", "d"]), "a%2Cb,%20c,d"),
+            (json!("50%"), "50%25"),
+            (json!("J\u{fc}rgen\n"), "J%C3%BCrgen%0A"),
+            (json!(5), "5"),
+            (json!([true, {"a": 1}]), "true,{\"a\":1}"),
+        ] {
+            assert_eq!(claim_value(&value).unwrap(), field, "{value}");
+        }
+        assert_eq!(claim_value(&Value::Null), None);
     }
 
     #[test]

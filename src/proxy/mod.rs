@@ -109,6 +109,7 @@ async fn pass(
     let earlier = if route.login { renewal::earlier_session(snapshot, &head.headers) } else { None };
 
     let length = content_length(&head.headers, &incoming);
+    let has_body = !http_body::Body::is_end_stream(&incoming);
     if let (Some(limit), Some(length)) = (route.max_body, length)
         && length > limit
     {
@@ -119,18 +120,22 @@ async fn pass(
     }
     head.version = Version::HTTP_11;
     let fields = &mut head.headers;
+    // Read before the cleaning: `Connection` may name it, and no upstream is asked without it.
+    let host = authority.or_else(|| fields.get(header::HOST).cloned());
     snapshot.cleaner.clean(fields, trusted);
     if !route.forward_token {
         remove_tokens(local, fields, place);
     }
-    if let Some(authority) = authority {
-        fields.insert(header::HOST, authority);
+    if let Some(host) = &host {
+        fields.insert(header::HOST, host.clone());
     }
-    let host = fields.get(header::HOST).cloned();
     headers::set_forwarding(fields, peer, host.as_ref(), &record.request_id);
     fields.remove(header::EXPECT);
     if let Some(length) = length {
         fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    } else if has_body {
+        // Said outright, because a GET is not expected to have a body.
+        fields.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     let body = RequestBody::new(incoming, route.max_body, snapshot.config.limits.body_timeout);
     record.body = Some(body.progress());

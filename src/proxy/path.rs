@@ -73,6 +73,10 @@ fn rewrite(path: &str) -> Result<String, PathError> {
     let mut segments: Vec<&str> = Vec::new();
     let mut inner = decoded.split('/').skip(1).peekable();
     let mut directory = false;
+    if decoded.contains(';') {
+        // Judged before a dot segment can remove it.
+        without_parameters(&decoded)?;
+    }
     while let Some(segment) = inner.next() {
         let last = inner.peek().is_none();
         match segment {
@@ -104,7 +108,7 @@ fn decode_unreserved(path: &[u8]) -> Result<String, PathError> {
     while let Some((&byte, after)) = rest.split_first() {
         rest = after;
         if byte != b'%' {
-            if ambiguous(byte) || !byte.is_ascii() {
+            if ambiguous(byte) || byte == b' ' || !byte.is_ascii() {
                 return Err(PathError::Ambiguous);
             }
             text.push(char::from(byte));
@@ -133,7 +137,7 @@ fn decode_unreserved(path: &[u8]) -> Result<String, PathError> {
 
 /// Bytes that some servers take for a separator or an end.
 const fn ambiguous(byte: u8) -> bool {
-    byte == b'\\' || byte <= 0x20 || byte == 0x7f
+    byte == b'\\' || byte < 0x20 || byte == 0x7f
 }
 
 const fn hex(digit: u8) -> Option<u8> {
@@ -216,6 +220,8 @@ mod tests {
             "/public/..;/admin",
             "/public/..;x=1/admin",
             "/.;/a",
+            "/public/;/../admin",
+            "/public/..;/../admin",
             "/;/a",
             "/a b",
         ] {

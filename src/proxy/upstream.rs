@@ -143,44 +143,51 @@ impl Pool {
         preserve_host: bool,
     ) -> Result<(Response<Incoming>, Lease), ForwardError> {
         let progress = request.body().progress();
+        let keeps_host = preserve_host && request.headers().contains_key(header::HOST);
+        let mut failure = ForwardError::Unreachable;
         for server in self.by_load() {
-            if !preserve_host {
+            if !keeps_host {
                 request.headers_mut().insert(header::HOST, server.authority.clone());
             }
             let mut lease = server.lease(&progress);
-            let mut connection = match server.take() {
-                Some(connection) => connection,
-                None => match server.connect(self.connect_timeout).await {
+            let mut idle = server.take();
+            loop {
+                let reused = idle.is_some();
+                let connection = match idle.take() {
+                    Some(connection) => Ok(connection),
+                    None => server.connect(self.connect_timeout).await,
+                };
+                let connection = match connection {
                     Ok(connection) => connection,
                     Err(error) => {
                         lease.result = error.result();
                         tracing::warn!(server = %server.name(), %error, "failed to connect to an upstream server");
-                        continue;
+                        failure = error;
+                        break;
                     }
-                },
-            };
-            loop {
+                };
                 // Held by the lease while the answer is awaited: if the client goes away, so does this.
                 let sender = &mut lease.connection.insert(connection).sender;
                 match self.exchange(sender, request, &progress).await {
                     Ok(response) => return Ok((response, lease)),
-                    // An idle connection that the server had closed: nothing was written, so ask again.
-                    Err((_, Some(unsent))) => request = *unsent,
+                    // Nothing was written: an idle connection that the server had closed, or a server that
+                    // hangs up on new ones and is passed over for the next.
+                    Err((error, Some(unsent))) => {
+                        request = *unsent;
+                        if !reused {
+                            lease.result = error.result();
+                            failure = error;
+                            break;
+                        }
+                    }
                     Err((error, None)) => {
                         lease.result = error.result();
                         return Err(error);
                     }
                 }
-                connection = match server.connect(self.connect_timeout).await {
-                    Ok(connection) => connection,
-                    Err(error) => {
-                        lease.result = error.result();
-                        return Err(error);
-                    }
-                };
             }
         }
-        Err(ForwardError::Unreachable)
+        Err(failure)
     }
 
     /// Closes connections that have been idle for too long. Asked now and then by the worker.

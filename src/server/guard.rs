@@ -1,10 +1,11 @@
 //! One client connection's byte stream, watched where hyper does not look.
 //!
-//! hyper parses and frames HTTP/1.1; three things it lets pass are caught here, on the bytes as they
-//! come: a line of a request head that ends without CR, a fragment in the request target (which the
-//! parser cuts off silently), and a target beyond its bound. Besides, a write that makes no progress is
-//! given up in time, and a connection that ends while the client still sends is closed gently, so that
-//! the client reads the answer rather than a reset.
+//! hyper parses and frames HTTP/1.1; four things it lets pass are caught here, on the bytes as they
+//! come: a line of a request head that ends without CR, a fragment in the request target and a
+//! `Content-Length` beside `Transfer-Encoding` (both of which the parser drops silently), and a target
+//! beyond its bound. Besides, a write that makes no progress is given up in time, and a connection that
+//! ends while the client still sends is closed gently, so that the client reads the answer rather than
+//! a reset.
 //!
 //! The watch knows where a head begins because it is told, for each request, what follows its head.
 
@@ -27,6 +28,8 @@ pub(super) enum Violation {
     Fragment,
     /// The request line is longer than allowed.
     TargetTooLong,
+    /// The head frames the body twice (RFC 9112 §6.3).
+    TwoFramings,
 }
 
 /// What follows a request head (RFC 9112 §6).
@@ -46,6 +49,8 @@ pub(super) struct Watch {
     state: State,
     max_target: usize,
     violation: Option<Violation>,
+    /// Which of [`FRAMING_FIELDS`] the present head has.
+    framed: [Field; 2],
     /// Bytes that came after a head before it was known what follows it.
     undecided: Vec<u8>,
 }
@@ -76,6 +81,18 @@ enum Chunk {
     Trailer { empty: bool },
 }
 
+/// The fields that frame a body. A head may have one of them.
+const FRAMING_FIELDS: [&[u8]; 2] = [b"content-length:", b"transfer-encoding:"];
+
+/// How far a head has been found to have a field.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Field {
+    /// The present line agrees with its name so far.
+    agrees: bool,
+    /// A line before had it.
+    seen: bool,
+}
+
 /// At the start of a head.
 const START: State = State::Head { line: 0, last: 0, first: true };
 
@@ -86,7 +103,13 @@ impl Watch {
     /// A watch that allows request targets of `max_target` bytes.
     #[must_use]
     pub(super) const fn new(max_target: usize) -> Self {
-        Self { state: START, max_target, violation: None, undecided: Vec::new() }
+        Self {
+            state: START,
+            max_target,
+            violation: None,
+            framed: [Field { agrees: false, seen: false }; 2],
+            undecided: Vec::new(),
+        }
     }
 
     /// What was wrong with the head that was just read; then goes on with what follows it.
@@ -134,6 +157,11 @@ impl Watch {
             None => (bytes, &bytes[..0]),
         };
         let length = line + part.len();
+        if first {
+            self.framed = [Field::default(); 2];
+        } else {
+            self.see_name(part, line);
+        }
         if first && part.contains(&b'#') {
             self.stop(Violation::Fragment);
         } else if first && length > self.max_target + METHOD_AND_VERSION {
@@ -142,6 +170,9 @@ impl Watch {
             let last = part.last().copied().unwrap_or(last);
             match (end.is_some(), last, length, first) {
                 (false, _, _, _) => self.state = State::Head { line: length, last, first },
+                (true, b'\r', 1, false) if self.framed.iter().all(|field| field.seen) => {
+                    self.stop(Violation::TwoFramings);
+                }
                 (true, b'\r', 1, false) => self.state = State::Undecided,
                 // Empty lines before a request line are skipped (RFC 9112 §2.2).
                 (true, b'\r', 1, true) => self.state = START,
@@ -150,6 +181,17 @@ impl Watch {
             }
         }
         rest
+    }
+
+    /// Compares the bytes of a line, the first of them at `at`, with the names of the framing fields.
+    fn see_name(&mut self, part: &[u8], at: usize) {
+        for (name, field) in FRAMING_FIELDS.iter().zip(&mut self.framed) {
+            field.agrees |= at == 0;
+            let Some(rest) = name.get(at..).filter(|rest| field.agrees && !rest.is_empty()) else { continue };
+            let length = rest.len().min(part.len());
+            field.agrees = rest[..length].eq_ignore_ascii_case(&part[..length]);
+            field.seen |= field.agrees && length == rest.len();
+        }
     }
 
     /// A violation ends the watch: the request it is in is the last one answered.
@@ -364,6 +406,11 @@ mod tests {
             (b"GET / HTTP/1.1\r\nhost: a\n\r\n", Violation::BareLineFeed),
             (b"GET / HTTP/1.1\r\nhost: a\r\n\n", Violation::BareLineFeed),
             (b"GET /public#/../admin HTTP/1.1\r\nhost: a\r\n\r\n", Violation::Fragment),
+            (
+                b"POST / HTTP/1.1\r\nContent-Length: 1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n",
+                Violation::TwoFramings,
+            ),
+            (b"POST / HTTP/1.1\r\nTransfer-Encoding:x\r\nCONTENT-LENGTH:\r\n\r\n", Violation::TwoFramings),
         ] {
             for step in 1..=bytes.len() {
                 let (found, _) = watch(bytes, step, &[NONE]);
@@ -372,6 +419,12 @@ mod tests {
         }
         let long = [b"GET /".as_slice(), &[b'a'; 200], b" HTTP/1.1\r\nhost: a\r\n\r\n"].concat();
         assert_eq!(watch(&long, 16, &[NONE]).0, [Some(Violation::TargetTooLong)]);
+        let framed_once =
+            b"POST / HTTP/1.1\r\ncontent-length: 0\r\nx-transfer-encoding: a\r\ncontent-lengths: 1\r\n\r\n\
+            POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ntransfer-encodings: a\r\n\r\n0\r\n\r\n";
+        for step in 1..=framed_once.len() {
+            assert_eq!(watch(framed_once, step, &[NONE, Framing::Chunked]).0, [None, None], "in {step}");
+        }
         let second = b"GET / HTTP/1.1\r\nhost: a\r\n\r\nGET / HTTP/1.1\nhost: a\r\n\r\n";
         for step in 1..=second.len() {
             assert_eq!(watch(second, step, &[NONE, NONE]).0, [None, Some(Violation::BareLineFeed)], "in {step}");

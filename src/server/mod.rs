@@ -319,6 +319,7 @@ const fn refusal(violation: Violation) -> Refusal {
     match violation {
         Violation::BareLineFeed => Refusal::BadRequest("a line of the head ends without CR"),
         Violation::Fragment => Refusal::BadRequest("the request target has a fragment"),
+        Violation::TwoFramings => Refusal::BadRequest("the head frames the body twice"),
         Violation::TargetTooLong => Refusal::UriTooLong,
     }
 }

@@ -5,11 +5,19 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a panic is how a test fails")]
 
 mod bad_tokens;
+mod commands;
+mod control;
 mod drain;
+mod durability;
 mod failing_upstreams;
 mod identity;
+mod logins;
 mod messages;
 mod paths;
+mod reload;
+mod revocations;
+mod secrecy;
+mod sessions;
 mod slow_clients;
 mod streaming;
 mod support;

@@ -262,6 +262,13 @@ fn no_byte_of_a_body_is_left_for_the_next_request() {
         let recorded = scene.upstream.take_one();
         assert_eq!((recorded.method.as_str(), recorded.body_length), (method, 19), "138 {method}");
     }
+    for method in ["GET", "OPTIONS", "DELETE", "POST"] {
+        let fields = [("Authorization", authorization.as_str()), ("Transfer-Encoding", "chunked")];
+        connection.send(&request(method, "/orders", &fields, b"")).send(b"5\r\nhello\r\n0\r\n\r\n");
+        assert_eq!(connection.response().status, 200, "138 {method} in chunks");
+        let recorded = scene.upstream.take_one();
+        assert_eq!((recorded.method.as_str(), recorded.body.as_slice()), (method, &b"hello"[..]), "138 in chunks");
+    }
     connection.send(&request("HEAD", "/orders", &[("Authorization", &authorization)], b""));
     assert_eq!(connection.response_to_head().status, 200);
     let lengths: [(&str, Option<&str>); 3] = [("005", Some("5")), ("00", None), ("5", Some("5"))];

@@ -30,7 +30,6 @@ pub(super) fn rows(cast: &Cast) -> Vec<Row> {
         ("20 padding in the payload", format!("{header}.{payload}=.{signature}")),
         ("20 the other alphabet", good.replacen('.', "+.", 1)),
         ("20 a slash", format!("{good}/")),
-        ("a space within", format!("{header}. {payload}.{signature}")),
         ("percent-encoding", good.replacen('.', "%2e", 1)),
     ] {
         bad(name, &token);
@@ -59,7 +58,7 @@ pub(super) fn rows(cast: &Cast) -> Vec<Row> {
         ("a number", "5".to_owned()),
         ("depth 17", nested(17)),
         ("depth 200", nested(200)),
-        ("depth 3000", nested(3000)),
+        ("depth 900", nested(900)),
         ("invalid escape", r#"{"a":"\ud800"}"#.to_owned()),
         ("a raw line end in a string", "{\"a\":\"x\ny\"}".to_owned()),
         ("a trailing comma", r#"{"a":1,}"#.to_owned()),
@@ -103,7 +102,7 @@ pub(super) fn rows(cast: &Cast) -> Vec<Row> {
     bad("invalid UTF-8", &invalid_utf8(cast));
 
     let large = &["token_too_large"][..];
-    let many: String = (0..10_000).map(|index| format!(",\"c{index}\":1")).collect();
+    let many: String = (0..2_000).map(|index| format!(",\"c{index}\":1")).collect();
     rows.push(Row::token("29 many claims", &issuer.sign_payload(&added(&body, &many[1..])), large));
     rows.push(Row::token("19 a long signature", &format!("{header}.{payload}.{}", "A".repeat(10_240)), large));
     rows.push(Row::token("30 many spaces", &issuer.sign_payload(&format!("{body}{}", " ".repeat(20_000))), large));

@@ -25,6 +25,7 @@ pub(super) fn rows(cast: &Cast) -> Vec<Row> {
         Row::fields("6 another, then good", &[("Authorization", &other), ("Authorization", &good)], 400, invalid),
         Row::fields("6 good, then rubbish", &[("Authorization", &good), ("Authorization", "Bearer x")], 400, invalid),
         Row::fields("7 a comma", &[("Authorization", &format!("{good}, {other}"))], 400, invalid),
+        Row::fields("a space within", &[("Authorization", &good.replacen('.', ". ", 1))], 400, invalid),
         Row::fields("7 a comma without spaces", &[("Authorization", &format!("{good},{other}"))], 400, invalid),
         Row::fields("8 a header and another cookie", &[("Authorization", &good), ("Cookie", &cookie)], 400, invalid),
         Row::fields(
@@ -68,7 +69,8 @@ pub(super) fn rows(cast: &Cast) -> Vec<Row> {
         let mut bytes = request("GET", "/orders", &[("Authorization", &format!("{good}?"))], b"");
         let place = bytes.iter().position(|byte| *byte == b'?').unwrap();
         bytes[place] = byte;
-        rows.push(Row { name: format!("13 the byte {what}"), bytes, status: 401, reasons: &["malformed_token"] });
+        // Malformed is the field, not yet a token: RFC 6750 §3.1 calls that an invalid request.
+        rows.push(Row { name: format!("13 the byte {what}"), bytes, status: 400, reasons: invalid });
     }
     rows
 }
