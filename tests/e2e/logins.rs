@@ -184,7 +184,8 @@ fn an_expired_token_logs_out_what_lives_on() {
     });
     assert_eq!(gateway.get_as("/orders", &successor).status, 200);
     assert_eq!(gateway.post_as("/session/logout", &token).status, 204);
-    assert_eq!(gateway.get_as("/orders", &successor).reason(), "revoked_session");
+    // The narrowest of what was ended is named: the token the session was opened with.
+    assert_eq!(gateway.get_as("/orders", &successor).reason(), "revoked_token");
 }
 
 /// The request was admitted, the upstream is slow, the user logs out: the answer must not bring a token.

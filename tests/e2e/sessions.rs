@@ -33,8 +33,11 @@ pub(crate) fn slide(gateway: &Gateway, token: &str) -> Response {
 
 fn refusal(gateway: &Gateway, token: &str) -> (u16, String) {
     let response = gateway.get_as("/orders", token);
+    if response.status == 200 {
+        return (200, String::new());
+    }
     assert_eq!(response.session_token(), None, "a refusal hands out a token");
-    (response.status, if response.status == 200 { String::new() } else { response.reason() })
+    (response.status, response.reason())
 }
 
 #[test]
