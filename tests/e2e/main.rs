@@ -5,11 +5,13 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a panic is how a test fails")]
 
 mod bad_tokens;
+mod delivery;
 mod drain;
 mod failing_upstreams;
 mod identity;
 mod messages;
 mod paths;
+mod sessions;
 mod slow_clients;
 mod streaming;
 mod support;
