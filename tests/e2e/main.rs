@@ -11,6 +11,7 @@ mod failing_upstreams;
 mod identity;
 mod messages;
 mod paths;
+mod revocations;
 mod sessions;
 mod slow_clients;
 mod streaming;
