@@ -7,8 +7,10 @@
 mod bad_tokens;
 mod delivery;
 mod drain;
+mod durability;
 mod failing_upstreams;
 mod identity;
+mod kill;
 mod messages;
 mod paths;
 mod revocations;
