@@ -162,7 +162,7 @@ async fn exchange(
             deny(record, Denial::SessionTooOld, Some(verified.issuer))
         }
     })?;
-    if minted.issued >= now.floor_to_second() {
+    if minted.count_once() {
         local.shared.metrics.session_opened(SessionOpening::Exchange);
     }
     let body = encode(&ExchangeAnswer::new(&minted, now))?;

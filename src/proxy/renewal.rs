@@ -150,17 +150,17 @@ fn renew(
             }
         },
     };
-    count(local, renewal, &minted, now);
+    count(local, renewal, &minted);
     attach(sessions, headers, &minted, delivery, &credential_name(credential), now);
 }
 
-/// A token minted in this very instant is new; one remembered from an earlier request is shared.
-fn count(local: &Local, renewal: Renewal, minted: &Minted, now: Timestamp) {
+/// A token is minted once, and shared by the requests that ask for it afterwards.
+fn count(local: &Local, renewal: Renewal, minted: &Minted) {
     let metrics = &local.shared.metrics;
-    let fresh = minted.issued >= now.floor_to_second();
+    let new = minted.count_once();
     match renewal {
-        Renewal::Slide => metrics.reissued(if fresh { ReissueResult::Minted } else { ReissueResult::Shared }),
-        Renewal::Exchange if fresh => metrics.session_opened(SessionOpening::Exchange),
+        Renewal::Slide => metrics.reissued(if new { ReissueResult::Minted } else { ReissueResult::Shared }),
+        Renewal::Exchange if new => metrics.session_opened(SessionOpening::Exchange),
         Renewal::Exchange | Renewal::None => {}
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -66,6 +67,8 @@ pub struct Minted {
     pub lineage: Lineage,
     /// The RFC 7638 thumbprint of the key that signed it.
     pub key_thumbprint: Arc<str>,
+    /// Whether it has been counted; shared by its copies.
+    counted: Arc<AtomicBool>,
 }
 
 impl Minted {
@@ -74,6 +77,12 @@ impl Minted {
     pub fn token(&self) -> &str {
         // Base64url and dots, so it is text; an empty one would be refused by whoever gets it.
         self.token.to_str().unwrap_or_default()
+    }
+
+    /// Whether it is counted for the first time: requests that share one successor are one minting.
+    #[must_use]
+    pub fn count_once(&self) -> bool {
+        !self.counted.swap(true, Ordering::Relaxed)
     }
 
     /// The token as a header value, marked as sensitive.
@@ -163,6 +172,7 @@ impl Sessions {
             scope: scope(&claims),
             lineage: draft.lineage,
             key_thumbprint: Arc::clone(&ring.thumbprint),
+            counted: Arc::default(),
         })
     }
 }

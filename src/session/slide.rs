@@ -167,6 +167,7 @@ mod tests {
         let old = honour(&sessions, minted.token(), NOW);
         let first = sessions.slide(&old.current(), after(31)).unwrap().unwrap();
         let again = sessions.slide(&old.current(), after(58)).unwrap().unwrap();
+        assert!(first.count_once() && !again.count_once(), "one minting, counted once");
         assert_eq!(first.id, again.id);
         sessions.sweep(after(58));
         assert_eq!(sessions.slide(&old.current(), after(58)).unwrap().unwrap().id, first.id, "a sweep keeps it");

@@ -158,20 +158,6 @@ fn a_batch_is_applied_whole_and_a_list_has_pages() {
 }
 
 #[test]
-fn the_same_idempotency_key_does_the_same_thing_once() {
-    let upstream = Upstream::start();
-    let gateway = Site::new(&upstream).start();
-    let send = |body: &str| {
-        let fields = [("Content-Type", "application/json"), ("Idempotency-Key", "call-1")];
-        gateway.admin().send("POST", "/v1/revocations", &fields, body.as_bytes())
-    };
-    let (first, second) = (send(TARGET), send(TARGET));
-    assert_eq!((first.status, second.status), (201, 200));
-    assert_eq!((first.json()["id"].as_str(), second.json()["existing"].as_bool()), (Some("call-1"), Some(true)));
-    assert_eq!(send(&TARGET.replace("\"x\"", "\"y\"")).status, 409, "the key belongs to another revocation");
-}
-
-#[test]
 fn every_change_is_one_line_of_a_chained_audit_log() {
     let upstream = Upstream::start();
     let site = Site::new(&upstream);

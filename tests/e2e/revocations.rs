@@ -1,232 +1,322 @@
-//! Revocations through the admin API: in force when the answer is there, exact, and only as long as meant.
+//! Revocations through the admin API: whatever is revoked is refused from the next request on, and nothing else is.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use serde_json::json;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use portcullis::time::Timestamp;
+use serde_json::{Value, json};
 
-use crate::support::issuer::{ACCOUNTS, Key, base64url, sha256};
-use crate::support::{Gateway, Issuer, Site, Upstream, bearer, now, request};
+use crate::support::issuer::{ACCOUNTS, Key, base64url, claims_of, sha256};
+use crate::support::{Admin, Gateway, Issuer, Site, Upstream, bearer, now, request, until};
 
-fn status(gateway: &Gateway, token: &str) -> u16 {
-    gateway.get_as("/orders", token).status
-}
-
-fn at(seconds: i64) -> String {
-    jiff::Timestamp::from_second(seconds).unwrap().to_string()
-}
-
-#[test]
-fn a_revoked_token_is_refused_from_the_answer_on_and_no_other() {
-    let upstream = Upstream::start();
-    let mut site = Site::new(&upstream);
-    let partner = Issuer::new("https://partner.example/", "partner-1", Key::ed25519());
-    site.trust("partner", &partner);
-    let gateway = site.start();
-    let token = |jti: &str| site.accounts.token(json!({"jti": jti}));
-    let mut others: Vec<String> = ["A", "a ", "a\u{301}", "\u{e1}", "b"].iter().map(|jti| token(jti)).collect();
-    others.push(partner.token(json!({"jti": "a"})));
-    let dead = token("a");
-    assert_eq!(status(&gateway, &dead), 200);
-    let answer = gateway.admin().revoke_of_accounts("token", "a", "logout");
-    assert_eq!(answer["target"], json!({"kind": "token", "issuer": ACCOUNTS, "value": "a"}));
-    assert_eq!((&answer["form"], &answer["durable"]), (&json!({"block": true}), &json!(true)));
-    let refused = gateway.get_as("/orders", &dead);
-    assert_eq!((refused.status, refused.reason().as_str()), (401, "revoked_token"), "78, 91");
-    assert_eq!(
-        refused.header("www-authenticate"),
-        Some("Bearer realm=\"shop\", error=\"invalid_token\", error_description=\"the token was revoked\""),
-    );
-    for (index, other) in others.iter().enumerate() {
-        assert_eq!(status(&gateway, other), 200, "80, 81 number {index}");
-    }
-    assert_eq!(gateway.admin().metric("portcullis_revocations", &[("kind", "token")]), 1.0);
-    assert_eq!(gateway.admin().metric("portcullis_decisions_total", &[("reason", "revoked_token")]), 1.0);
-}
-
-/// An ECDSA signature can be turned into another good one for the same claims; the claims are what is revoked.
-#[test]
-fn a_token_without_jti_is_revoked_by_what_it_says_not_by_its_signature() {
-    let upstream = Upstream::start();
-    let site = Site::new(&upstream);
-    let gateway = site.start();
-    let payload = site.accounts.claims(json!({"jti": null})).to_string();
-    let (first, second) = (site.accounts.sign_payload(&payload), site.accounts.sign_payload(&payload));
-    assert_ne!(first, second, "two signatures of the same claims");
-    assert_eq!((status(&gateway, &first), status(&gateway, &second)), (200, 200));
-    let answer = gateway.admin().revoke(&json!({"token": first, "reason": "credential_compromised"}));
-    let digest = base64url(sha256(first.rsplit_once('.').unwrap().0.as_bytes()));
-    assert_eq!(answer["target"]["value"], json!(format!("sha256:{digest}")));
-    assert_eq!((status(&gateway, &first), status(&gateway, &second)), (401, 401));
-}
-
-#[test]
-fn every_kind_of_target_is_revoked_and_lifted() {
-    let upstream = Upstream::start();
-    let site = Site::new(&upstream);
-    let gateway = site.start();
-    let token = site.accounts.token(json!({"jti": "t", "sid": "s", "azp": "app", "iat": now() - 10}));
-    let explained = gateway.admin().explain(&token);
-    assert_eq!(explained["admitted"], true, "{explained}");
-    let thumbprint = thumbprint(&site.accounts);
-    for target in [
-        json!({"kind": "token", "issuer": "accounts", "value": "t"}),
-        json!({"kind": "session", "issuer": "accounts", "value": "s"}),
-        json!({"kind": "subject", "issuer": "accounts", "value": "bob"}),
-        json!({"kind": "client", "issuer": ACCOUNTS, "value": "app"}),
-        json!({"kind": "key", "value": thumbprint}),
-        json!({"kind": "issuer", "issuer": "accounts"}),
-        json!({"kind": "all"}),
-    ] {
-        let revoked = gateway.admin().revoke(&json!({"target": target, "reason": "admin", "note": "a test"}));
-        let kind = target["kind"].as_str().unwrap();
-        let refused = gateway.get_as("/orders", &token);
-        assert_eq!((refused.status, refused.reason()), (401, format!("revoked_{kind}")));
-        let explained = gateway.admin().explain(&token);
-        assert_eq!((&explained["admitted"], &explained["reason"]), (&json!(false), &json!(format!("revoked_{kind}"))));
-        assert!(explained.to_string().contains(revoked["id"].as_str().unwrap()), "it names the record: {explained}");
-        let path = format!("/v1/revocations/{}", revoked["id"].as_str().unwrap());
-        let kept = gateway.admin().get(&path).json();
-        assert_eq!((&kept["in_force"], &kept["note"], &kept["actor"]), (&json!(true), &json!("a test"), &json!("ops")));
-        assert_eq!(gateway.admin().delete(&format!("{path}?restore=true&note=again")).status, 200);
-        assert_eq!(status(&gateway, &token), 200, "{kind} restored");
-        assert_eq!(gateway.admin().get(&path).json()["in_force"], false);
-    }
-}
-
-/// RFC 7638 of an EC key.
+/// The RFC 7638 thumbprint of a key of elliptic-curve kind.
 fn thumbprint(issuer: &Issuer) -> String {
-    let key = issuer.key.jwk(&issuer.kid);
-    let canonical = format!(r#"{{"crv":"P-256","kty":"EC","x":{},"y":{}}}"#, key["x"], key["y"]);
-    base64url(sha256(canonical.as_bytes()))
+    let jwk = issuer.key.jwk(&issuer.kid);
+    base64url(sha256(format!(r#"{{"crv":{},"kty":"EC","x":{},"y":{}}}"#, jwk["crv"], jwk["x"], jwk["y"]).as_bytes()))
+}
+
+/// Why `token` is refused; `None` when it is admitted.
+fn verdict(gateway: &Gateway, token: &str) -> Option<String> {
+    let response = gateway.get_as("/orders", token);
+    match response.status {
+        200 => None,
+        401 => {
+            let challenge = response.header("www-authenticate").expect("a challenge");
+            assert!(challenge.contains(r#"error="invalid_token""#), "{challenge}");
+            Some(response.reason())
+        }
+        other => panic!("{other}: {response:?}"),
+    }
+}
+
+fn refused(reason: &str) -> Option<String> {
+    Some(reason.to_owned())
+}
+
+fn lift(admin: &Admin, record: &Value, query: &str) -> Value {
+    let response = admin.delete(&format!("/v1/revocations/{}{query}", record["id"].as_str().unwrap()));
+    assert_eq!(response.status, 200, "{}", response.text());
+    response.json()
 }
 
 #[test]
-fn a_cutoff_refuses_what_was_issued_before_it_and_never_moves_back() {
+fn each_kind_is_refused_with_its_reason_and_can_be_restored() {
     let upstream = Upstream::start();
     let site = Site::new(&upstream);
     let gateway = site.start();
-    let issued = |seconds: i64| site.accounts.token(json!({"iat": seconds, "exp": now() + 600}));
-    let now = now();
-    let (old, edge, new) = (issued(now - 100), issued(now - 50), issued(now - 49));
-    let cut = |seconds: i64| {
-        let target = json!({"kind": "subject", "issuer": "accounts", "value": "bob"});
-        gateway
-            .admin()
-            .revoke(&json!({"target": target, "issued_before": at(seconds), "reason": "permissions_changed"}))
-    };
-    cut(now - 50);
-    assert_eq!([&old, &edge, &new].map(|token| status(&gateway, token)), [401, 401, 200], "82, 83");
-    cut(now - 90);
-    assert_eq!([&old, &edge, &new].map(|token| status(&gateway, token)), [401, 401, 200], "84");
-    let later = cut(now - 20);
-    assert_eq!(status(&gateway, &new), 401);
-    // Lifting the highest leaves the next: the effect is the maximum of what is in force.
-    let path = format!("/v1/revocations/{}?restore=true", later["id"].as_str().unwrap());
-    assert_eq!(gateway.admin().delete(&path).status, 200);
-    assert_eq!([&old, &edge, &new].map(|token| status(&gateway, token)), [401, 401, 200]);
-    let target = json!({"kind": "subject", "issuer": "accounts", "value": "bob"});
-    let future = json!({"target": target, "issued_before": at(now + 86_400), "reason": "admin"});
-    assert_eq!(gateway.admin().post("/v1/revocations", &future).status, 400, "85");
-    // A default cutoff is now: a foreign token of this second is refused, whichever came first.
-    gateway.admin().revoke_of_accounts("subject", "bob", "password_changed");
-    assert_eq!(status(&gateway, &issued(crate::support::now() - 2)), 401);
-    assert_eq!(status(&gateway, &site.accounts.token(json!({"sub": "alice", "iat": now - 100}))), 200);
-}
-
-#[test]
-fn reasons_that_mean_gone_block_until_lifted() {
-    let upstream = Upstream::start();
-    let site = Site::new(&upstream);
-    let gateway = site.start();
-    for (reason, blocks) in
-        [("account_deleted", true), ("account_blocked", true), ("account_suspended", true), ("admin", false)]
-    {
-        let answer = gateway.admin().revoke_of_accounts("subject", reason, reason);
-        assert_eq!(answer["form"].get("block").is_some(), blocks, "{reason}");
-        assert_eq!(answer["effective_until"].is_null(), blocks, "{reason}");
-        let future = site.accounts.token(json!({"sub": reason, "iat": now() + 3}));
-        assert_eq!(status(&gateway, &future), if blocks { 401 } else { 200 }, "{reason}");
+    let admin = gateway.admin();
+    let token = site.accounts.token(json!({"jti": "t-1", "sid": "s-1", "azp": "web"}));
+    let nameless = site.accounts.token(json!({"jti": null, "sub": "ann"}));
+    let client_id = site.accounts.token(json!({"client_id": "web", "sub": "ann"}));
+    let other = site.accounts.token(json!({"sub": "ann", "sid": "s-2", "azp": "app"}));
+    let target = |kind: &str, value: &str| json!({"target": {"kind": kind, "issuer": "accounts", "value": value}});
+    let all = [&token, &nameless, &client_id, &other];
+    for (body, reason, hit) in [
+        (target("token", "t-1"), "revoked_token", vec![&token]),
+        (json!({"token": token}), "revoked_token", vec![&token]),
+        (json!({"token": nameless}), "revoked_token", vec![&nameless]),
+        (target("session", "s-1"), "revoked_session", vec![&token]),
+        (target("subject", "bob"), "revoked_subject", vec![&token]),
+        (target("client", "web"), "revoked_client", vec![&token, &client_id]),
+        (json!({"target": {"kind": "key", "value": thumbprint(&site.accounts)}}), "revoked_key", all.to_vec()),
+        (json!({"target": {"kind": "issuer", "issuer": ACCOUNTS}}), "revoked_issuer", all.to_vec()),
+        (json!({"target": {"kind": "all"}}), "revoked_all", all.to_vec()),
+    ] {
+        let mut body = body;
+        body["reason"] = json!("admin");
+        body["block"] = json!(true);
+        let record = admin.revoke(&body);
+        assert_eq!((&record["form"], &record["durable"]), (&json!({"block": true}), &json!(true)), "{record}");
+        for one in all {
+            let expected = hit.contains(&one).then(|| reason.to_owned());
+            assert_eq!(verdict(&gateway, one), expected, "{body}: {one}");
+            assert_eq!(verdict(&gateway, one), expected, "the second time too");
+        }
+        lift(&admin, &record, "?restore=true");
+        for one in all {
+            assert_eq!(verdict(&gateway, one), None, "restored {body}");
+        }
     }
 }
 
 #[test]
-fn a_cutoff_on_authentication_needs_an_issuer_that_states_it() {
+fn forms_cut_where_they_say() {
     let upstream = Upstream::start();
     let mut site = Site::new(&upstream);
-    let target = json!({"kind": "subject", "issuer": "accounts", "value": "bob"});
-    let now = now();
-    let body = json!({"target": target, "authenticated_before": at(now - 50), "reason": "admin"});
-    {
-        let gateway = site.start();
-        assert_eq!(gateway.admin().post("/v1/revocations", &body).status, 422);
-    }
-    site.set("/issuers/accounts/max_authentication_age", json!("1h"));
+    site.set("/issuers/accounts/max_authentication_age", json!("12h"));
+    let partners = Issuer::new("https://partners.example/", "partners-1", Key::es256());
+    site.trust("partners", &partners);
     let gateway = site.start();
-    let authenticated = |at: i64| site.accounts.token(json!({"auth_time": at}));
-    let (old, new) = (authenticated(now - 100), authenticated(now - 10));
-    assert_eq!((status(&gateway, &old), status(&gateway, &new)), (200, 200));
-    gateway.admin().revoke(&body);
-    assert_eq!((status(&gateway, &old), status(&gateway, &new)), (401, 200));
-    assert_eq!(gateway.get_as("/orders", &old).reason(), "session_too_old");
-    // A thief's refresh gives a new `iat`, not a new `auth_time`.
-    let answer = gateway.admin().revoke(&json!({"target": target, "reason": "password_changed"}));
-    assert!(
-        answer["form"]["issued_before"].is_string() && answer["form"]["authenticated_before"].is_string(),
-        "{answer}"
-    );
-    assert_eq!(status(&gateway, &site.accounts.token(json!({"auth_time": now - 10, "iat": now + 4}))), 401);
+    let admin = gateway.admin();
+    let at = now() - 500;
+    let of = |name: &str, issued: i64, authenticated: i64| {
+        site.accounts.token(json!({"sub": name, "iat": issued, "auth_time": authenticated}))
+    };
+    let subject = |name: &str, reason: &str, more: Value| {
+        let mut body = json!({"target": {"kind": "subject", "issuer": "accounts", "value": name}, "reason": reason});
+        for (key, value) in more.as_object().unwrap() {
+            body[key] = value.clone();
+        }
+        body
+    };
+    let cutoff = json!(Timestamp::from_secs(at));
+
+    let record = admin.revoke(&subject("ann", "admin", json!({"issued_before": cutoff})));
+    assert_eq!(record["form"], json!({"issued_before": cutoff}));
+    assert_eq!(verdict(&gateway, &of("ann", at - 1, at)), refused("revoked_subject"));
+    assert_eq!(verdict(&gateway, &of("ann", at, at)), refused("revoked_subject"), "at the cutoff");
+    assert_eq!(verdict(&gateway, &of("ann", at + 1, at)), None);
+    admin.revoke(&subject("ann", "admin", json!({"issued_before": Timestamp::from_secs(at - 100)})));
+    assert_eq!(verdict(&gateway, &of("ann", at, at)), refused("revoked_subject"), "84 an earlier one loosens nothing");
+
+    admin.revoke(&subject("bea", "admin", json!({"authenticated_before": cutoff})));
+    assert_eq!(verdict(&gateway, &of("bea", at + 100, at)), refused("session_too_old"));
+    assert_eq!(verdict(&gateway, &of("bea", at + 100, at + 1)), None);
+
+    admin.revoke(&subject("cid", "password_changed", json!({})));
+    assert_eq!(verdict(&gateway, &of("cid", now() + 2, now() - 60)), refused("session_too_old"), "a thief's refresh");
+    assert_eq!(verdict(&gateway, &of("cid", now() + 2, now() + 2)), None, "a new login");
+
+    for reason in ["account_deleted", "account_blocked", "account_suspended"] {
+        let record = admin.revoke(&subject("dan", reason, json!({})));
+        assert_eq!((&record["form"], &record["effective_until"]), (&json!({"block": true}), &Value::Null), "{reason}");
+        assert_eq!(verdict(&gateway, &of("dan", now() + 2, now())), refused("revoked_subject"), "{reason}");
+        lift(&admin, &record, "?restore=true");
+    }
+
+    let partner = |more: Value| {
+        let mut body = subject("eve", "admin", more);
+        body["target"]["issuer"] = json!("partners");
+        body
+    };
+    let ahead = json!(Timestamp::from_secs(now() + 3600));
+    for (body, status, reason) in [
+        (subject("eve", "admin", json!({"issued_before": ahead})), 400, "future_cutoff"),
+        (subject("eve", "admin", json!({"issued_before": cutoff, "block": true})), 400, "invalid_form"),
+        (partner(json!({"authenticated_before": cutoff})), 422, "authentication_time_not_stated"),
+        (subject("eve", "boredom", json!({})), 400, "invalid_body"),
+        (json!({"target": {"kind": "subject", "value": "eve"}, "reason": "admin"}), 400, "invalid_target"),
+        (
+            json!({"target": {"kind": "user", "issuer": "accounts", "value": "eve"}, "reason": "admin"}),
+            400,
+            "invalid_body",
+        ),
+        (
+            json!({"target": {"kind": "subject", "issuer": "nobody", "value": "eve"}, "reason": "admin"}),
+            422,
+            "unknown_issuer",
+        ),
+        (
+            json!({"target": {"kind": "token", "issuer": "accounts", "value": "t"}, "reason": "admin", "issued_before": cutoff}),
+            422,
+            "invalid_form",
+        ),
+        (json!({"token": "not.a.token", "reason": "admin"}), 422, "token_not_identified"),
+    ] {
+        let response = admin.post("/v1/revocations", &body);
+        assert_eq!((response.status, response.reason()), (status, reason.to_owned()), "{body}");
+    }
+    assert_eq!(verdict(&gateway, &of("eve", at, at)), None, "what was refused had no effect");
 }
 
 #[test]
-fn what_is_unknown_is_kept_and_what_is_over_does_no_harm() {
+fn a_lifted_block_leaves_a_cutoff() {
     let upstream = Upstream::start();
     let site = Site::new(&upstream);
     let gateway = site.start();
-    gateway.admin().revoke_of_accounts("token", "not-seen-yet", "admin");
-    assert_eq!(status(&gateway, &site.accounts.token(json!({"jti": "not-seen-yet"}))), 401, "86");
-    let target = json!({"kind": "token", "issuer": "accounts", "value": "over"});
-    let over = json!({"target": target, "expires_at": at(now() - 10), "reason": "admin"});
-    assert!(gateway.admin().post("/v1/revocations", &over).status / 100 == 2, "87");
-    // 88 A revocation outlives the token and the tolerance for its clock.
-    let dying = site.accounts.token(json!({"jti": "dying", "exp": now() - 1}));
-    assert_eq!(status(&gateway, &dying), 200, "within the skew");
-    gateway.admin().revoke_of_accounts("token", "dying", "admin");
-    assert_eq!(gateway.get_as("/orders", &dying).reason(), "revoked_token", "88");
+    let admin = gateway.admin();
+    let stolen = site.accounts.token_of("bob");
+    let record = admin.revoke_of_accounts("subject", "bob", "account_blocked");
+    assert_eq!(verdict(&gateway, &stolen), refused("revoked_subject"));
+    let lifted = lift(&admin, &record, "");
+    assert!(lifted["leaves_issued_before"].is_string(), "{lifted}");
+    assert_eq!(verdict(&gateway, &stolen), refused("revoked_subject"), "stolen tokens stay dead");
+    assert_eq!(verdict(&gateway, &site.accounts.token(json!({"iat": now() + 2}))), None, "a new one lives");
+    let found = admin.get(&format!("/v1/revocations/{}", record["id"].as_str().unwrap())).json();
+    assert_eq!((&found["in_force"], &found["lifted"]["actor"]), (&json!(false), &json!("ops")), "{found}");
+    assert_eq!(admin.delete("/v1/revocations/unknown").status, 404);
 }
 
-/// None of a thousand requests that start after the answer is admitted.
+#[test]
+fn the_same_call_twice_is_one_revocation() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let gateway = site.start();
+    let admin = gateway.admin();
+    let call = |subject: &str| {
+        let body = json!({"target": {"kind": "subject", "issuer": "accounts", "value": subject}, "reason": "admin"});
+        let headers = [("Content-Type", "application/json"), ("Idempotency-Key", "hr-4711")];
+        admin.send("POST", "/v1/revocations", &headers, body.to_string().as_bytes())
+    };
+    let first = call("bob");
+    assert_eq!((first.status, &first.json()["id"]), (201, &json!("hr-4711")));
+    let again = call("bob");
+    assert_eq!((again.status, &again.json()["existing"]), (200, &json!(true)));
+    assert_eq!(again.json()["form"], first.json()["form"], "the cutoff is that of the first call");
+    assert_eq!(call("ann").status, 409);
+    assert_eq!(verdict(&gateway, &site.accounts.token_of("ann")), None);
+    let listed = admin.get("/v1/revocations?kind=subject").json();
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1, "{listed}");
+    lift(&admin, &first.json(), "?restore=true");
+    assert_eq!(call("bob").status, 200);
+    assert_eq!(verdict(&gateway, &site.accounts.token_of("bob")), None, "a repeat does not undo the lift");
+}
+
+/// The same ES256 token with the other valid signature: *s* replaced by *n − s*.
+fn malleate(token: &str) -> String {
+    const ORDER: [u8; 32] = [
+        0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa, 0xad,
+        0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+    ];
+    let (input, signature) = token.rsplit_once('.').unwrap();
+    let mut bytes = URL_SAFE_NO_PAD.decode(signature).unwrap();
+    let mut borrow = 0;
+    for place in (0..32).rev() {
+        let difference = i16::from(ORDER[place]) - i16::from(bytes[32 + place]) - borrow;
+        borrow = i16::from(difference < 0);
+        bytes[32 + place] = difference.rem_euclid(256).try_into().unwrap();
+    }
+    format!("{input}.{}", base64url(bytes))
+}
+
+#[test]
+fn names_are_exact_and_belong_to_one_issuer() {
+    let upstream = Upstream::start();
+    let mut site = Site::new(&upstream);
+    let partners = Issuer::new("https://partners.example/", "partners-1", Key::es256());
+    site.trust("partners", &partners);
+    let gateway = site.start();
+    let admin = gateway.admin();
+    // Neither name nor signature tells the copy from the original.
+    for claims in [json!({}), json!({"jti": null})] {
+        let token = site.accounts.token(claims);
+        let copy = malleate(&token);
+        assert_ne!(copy, token);
+        assert_eq!(verdict(&gateway, &copy), None, "it is authentic");
+        admin.revoke(&json!({"token": token, "reason": "admin"}));
+        assert_eq!(verdict(&gateway, &token), refused("revoked_token"));
+        assert_eq!(verdict(&gateway, &copy), refused("revoked_token"));
+    }
+    let ours = site.accounts.token(json!({"jti": "twin", "sub": "42"}));
+    let theirs = partners.token(json!({"jti": "twin", "sub": "42"}));
+    admin.revoke_of_accounts("token", "twin", "admin");
+    assert_eq!((verdict(&gateway, &ours), verdict(&gateway, &theirs)), (refused("revoked_token"), None), "81");
+    admin.revoke_of_accounts("subject", "42", "admin");
+    assert_eq!(verdict(&gateway, &partners.token(json!({"sub": "42"}))), None, "two users 42");
+    admin.revoke_of_accounts("token", "caf\u{e9}", "admin");
+    for (jti, reason) in
+        [("caf\u{e9}", refused("revoked_token")), ("cafe\u{301}", None), ("Caf\u{e9}", None), ("caf\u{e9} ", None)]
+    {
+        assert_eq!(verdict(&gateway, &site.accounts.token(json!({"jti": jti}))), reason, "80 {jti:?}");
+    }
+    admin.revoke_of_accounts("token", "to-come", "admin");
+    assert_eq!(verdict(&gateway, &site.accounts.token(json!({"jti": "to-come"}))), refused("revoked_token"), "86");
+    // Within the skew of its end it would still be honoured, so it must still be refused.
+    let ending = site.accounts.token(json!({"iat": now() - 60, "exp": now()}));
+    assert_eq!(verdict(&gateway, &ending), None, "88");
+    admin.revoke(&json!({"token": ending, "reason": "admin", "expires_at": Timestamp::from_secs(now() - 60)}));
+    assert_eq!(verdict(&gateway, &ending), refused("revoked_token"), "88");
+}
+
+#[test]
+fn a_batch_is_taken_whole_or_not_at_all() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let gateway = site.start();
+    let admin = gateway.admin();
+    let line = |subject: &str| {
+        json!({"target": {"kind": "subject", "issuer": "accounts", "value": subject}, "reason": "admin", "id": format!("b-{subject}")})
+            .to_string()
+    };
+    let send = |text: String| {
+        admin.send("POST", "/v1/revocations:batch", &[("Content-Type", "application/x-ndjson")], text.as_bytes())
+    };
+    let broken = send(format!("{}\n{{\"target\":\n{}\n", line("ann"), line("bob")));
+    assert_eq!((broken.status, broken.reason()), (400, "invalid_batch".to_owned()));
+    assert_eq!(broken.json()["problems"][0]["line"], 2, "{}", broken.text());
+    assert_eq!(verdict(&gateway, &site.accounts.token_of("ann")), None);
+    let whole = send(format!("{}\n{}\n", line("ann"), line("bob")));
+    assert_eq!(whole.status, 200, "{}", whole.text());
+    for subject in ["ann", "bob"] {
+        assert_eq!(verdict(&gateway, &site.accounts.token_of(subject)), refused("revoked_subject"));
+        assert_eq!(admin.get(&format!("/v1/revocations/b-{subject}")).status, 200);
+    }
+    assert_eq!(verdict(&gateway, &site.accounts.token_of("cid")), None);
+}
+
 #[test]
 fn no_request_that_starts_after_the_answer_is_admitted() {
+    const CLIENTS: usize = 100;
     let upstream = Upstream::start();
     let site = Site::new(&upstream);
-    let gateway = Arc::new(site.start());
-    let token = site.accounts.token(json!({"jti": "hot"}));
-    let revoked = Arc::new(AtomicBool::new(false));
-    let clients: Vec<_> = (0..8)
-        .map(|_| {
-            let (gateway, revoked) = (Arc::clone(&gateway), Arc::clone(&revoked));
-            let bytes = request("GET", "/orders", &[("Authorization", &bearer(&token))], b"");
-            thread::spawn(move || {
-                let mut connection = gateway.connect();
-                let (mut before, mut after) = (0, 0);
-                while after < 125 {
-                    let was_revoked = revoked.load(Ordering::Acquire);
-                    let status = connection.send(&bytes).response().status;
-                    if was_revoked {
-                        assert_eq!(status, 401, "79");
-                        after += 1;
+    let gateway = site.start();
+    for kind in ["token", "subject"] {
+        let token = site.accounts.token(json!({"jti": format!("hot-{kind}"), "sub": format!("hot-{kind}")}));
+        let (revoked, admitted, late) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for _ in 0..CLIENTS {
+                scope.spawn(|| {
+                    let mut connection = gateway.connect();
+                    let bytes = request("GET", "/orders", &[("Authorization", &bearer(&token))], b"");
+                    let mut mine = 0;
+                    while mine < 10 {
+                        let after = revoked.load(Ordering::Acquire);
+                        let status = connection.send(&bytes).response().status;
+                        assert!(status == 200 || status == 401, "{status}");
+                        assert!(!(after && status == 200), "{kind}: admitted although it started after the answer");
+                        let counter = if after { &late } else { &admitted };
+                        counter.fetch_add(usize::from(after || status == 200), Ordering::AcqRel);
+                        mine += usize::from(after);
                     }
-                    before += u32::from(status == 200);
-                }
-                before
-            })
-        })
-        .collect();
-    upstream.await_requests(100);
-    gateway.admin().revoke_of_accounts("token", "hot", "admin");
-    revoked.store(true, Ordering::Release);
-    let admitted: u32 = clients.into_iter().map(|client| client.join().unwrap()).sum();
-    assert!(admitted >= 100, "{admitted}");
+                });
+            }
+            until("a thousand requests", || (admitted.load(Ordering::Acquire) >= 1000).then_some(()));
+            gateway.admin().revoke_of_accounts(kind, &format!("hot-{kind}"), "admin");
+            revoked.store(true, Ordering::Release);
+        });
+        assert_eq!(late.load(Ordering::Acquire), CLIENTS * 10);
+        assert_eq!(claims_of(&token)["sub"], format!("hot-{kind}"));
+    }
 }

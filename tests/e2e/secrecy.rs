@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::sessions::{exchange, slide};
+use crate::sessions::{exchanged, slide};
 use crate::support::site::{EYES, OPS};
 use crate::support::{Site, Upstream, bearer, until};
 
@@ -21,8 +21,8 @@ fn nothing_secret_is_written_anywhere() {
     site.set("/session/idle_timeout", json!("20s")).set("/session/reissue", json!({"after": "5%"}));
     let gateway = site.start();
     let parent = site.accounts.token_of("bob");
-    let session = exchange(&gateway, &parent);
-    let successor = slide(&gateway, &session).session_token().unwrap();
+    let session = exchanged(&gateway, &parent);
+    let successor = slide(&gateway, &session);
     let granted = gateway.send("POST", "/login/", &[("Content-Length", "0")], b"").session_token().unwrap();
     let expired = site.accounts.token(json!({"iat": 1, "exp": 2}));
     let broken = format!("{}x", site.accounts.token_of("eve"));

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -79,10 +79,6 @@ impl Connection {
     pub(crate) fn send(&mut self, bytes: &[u8]) -> &mut Self {
         let _ = self.stream.write_all(bytes);
         self
-    }
-
-    pub(crate) fn finish_sending(&mut self) {
-        let _ = self.stream.shutdown(Shutdown::Write);
     }
 
     pub(crate) fn response(&mut self) -> Response {

@@ -138,11 +138,6 @@ impl Gateway {
     pub(crate) fn await_exit(&mut self) -> i32 {
         await_exit(&mut self.child, START).code().expect("an exit code")
     }
-
-    /// The process id.
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
-    }
 }
 
 impl Drop for Gateway {

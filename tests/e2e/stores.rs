@@ -1,0 +1,96 @@
+//! Stores that cannot keep what they are given, and keys that are gone: said, never passed over.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::support::{Admin, Gateway, Site, Upstream};
+
+#[test]
+fn lost_keys_refuse_to_start() {
+    let upstream = Upstream::start();
+    let site = Site::with_sessions(&upstream);
+    assert_eq!(site.start().stop().0, 0);
+    fs::remove_dir_all(site.file("keys")).unwrap();
+    let (code, said) = Gateway::refuse(&site);
+    assert_ne!(code, 0);
+    assert!(said.contains("keys") && said.contains("--accept-loss"), "{said}");
+}
+
+#[test]
+fn without_a_store_it_says_that_it_forgets() {
+    let upstream = Upstream::start();
+    let mut site = Site::new(&upstream);
+    site.set("/revocation/store", json!({"memory": true}));
+    let token = site.accounts.token(json!({"jti": "dead"}));
+    let gateway = site.start();
+    let answer = gateway.admin().revoke_of_accounts("token", "dead", "admin");
+    assert_eq!(answer["durable"], false, "{answer}");
+    assert_eq!(gateway.get_as("/orders", &token).status, 401);
+    let (code, said, _) = gateway.stop();
+    assert_eq!(code, 0);
+    assert!(said.to_ascii_lowercase().contains("memory"), "{said}");
+}
+
+/// A disk that is full: nothing is claimed, serving goes on, and what was sent is in force until the restart.
+#[test]
+fn a_store_that_cannot_write_acknowledges_nothing() {
+    let upstream = Upstream::start();
+    let mut site = Site::new(&upstream);
+    let Some(small) = SmallDisk::mount(&site) else { return };
+    site.set("/revocation/store/path", json!(small.path));
+    let gateway = site.start();
+    small.fill();
+    let token = site.accounts.token(json!({"jti": "on-a-full-disk"}));
+    let target = json!({"kind": "token", "issuer": "accounts", "value": "on-a-full-disk"});
+    let body = json!({"target": target, "reason": "admin", "note": "x".repeat(500)});
+    let admin: Admin = gateway.admin();
+    let refused = crate::support::until("the disk to be full", || {
+        let response = admin.post("/v1/revocations", &body);
+        (response.status != 201).then_some(response)
+    });
+    assert_eq!((refused.status, refused.reason().as_str()), (503, "store_not_durable"), "{}", refused.text());
+    assert_eq!(gateway.get_as("/orders", &token).status, 401, "in force here");
+    assert_eq!(gateway.get_as("/orders", &site.accounts.token_of("bob")).status, 200, "serving goes on");
+    assert!(admin.metric("portcullis_store_errors_total", &[("op", "append")]) >= 1.0);
+}
+
+/// A file system of 3 MiB, where the machine allows one to be mounted.
+struct SmallDisk {
+    path: std::path::PathBuf,
+}
+
+impl SmallDisk {
+    fn mount(site: &Site) -> Option<Self> {
+        let path = site.file("small");
+        fs::create_dir(&path).unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=3m", "portcullis-e2e"])
+            .arg(&path)
+            .stderr(std::process::Stdio::null())
+            .status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(Self { path });
+        }
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "CI runs as root and must be able to mount a tmpfs");
+        eprintln!("not run: a tmpfs cannot be mounted here");
+        None
+    }
+
+    fn fill(&self) {
+        let mut left = 1 << 16;
+        while left > 0 {
+            let name = self.path.join(format!("filler-{left}"));
+            if fs::write(name, vec![0; 1 << 14]).is_err() {
+                return;
+            }
+            left -= 1;
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(&self.path).status();
+    }
+}
