@@ -1,5 +1,6 @@
 //! The origin rule, held against a plain model: tokens are issued, exchanged and reissued, revoked, lifted,
 //! swept and replayed in any order, and none that the model refuses is ever admitted, nor the reverse.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::sync::Arc;
 use std::time::Duration;
