@@ -151,7 +151,7 @@ impl Gateway {
             file,
             loaded: ArcSwap::from_pointee(control::InForce { loaded, since: started_at }),
             reloading: tokio::sync::Mutex::new(()),
-            api: std::sync::OnceLock::new(),
+            credentials: std::sync::OnceLock::new(),
             started_at,
             workers,
             listeners: addresses.iter().map(ToString::to_string).collect(),
@@ -229,7 +229,7 @@ async fn serve_admin(
         clock,
     });
     // Set once, here.
-    drop(control.api.set(api.clone()));
+    drop(control.credentials.set(api.credentials()));
     let stop = CancellationToken::new();
     let task = tokio::spawn(admin::serve(listener, api, stop.clone()));
     Ok(AdminServer { address, stop, task })

@@ -18,7 +18,7 @@ mod revoke;
 mod view;
 mod watch;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -61,6 +61,20 @@ pub struct Parts {
 #[derive(Clone)]
 pub struct Api(Arc<Shared>);
 
+/// Changes who may use an [`Api`]. The API holds the gateway; were it held by the gateway in turn, neither
+/// would ever end, and the store would not be closed.
+#[derive(Clone, Debug)]
+pub struct Credentials(Weak<Shared>);
+
+impl Credentials {
+    /// Takes up the credentials of a reloaded configuration, if the API still runs.
+    pub fn set(&self, tokens: Vec<AdminToken>) {
+        if let Some(api) = self.0.upgrade() {
+            api.tokens.store(Arc::new(tokens));
+        }
+    }
+}
+
 struct Shared {
     gateway: Arc<dyn Gateway>,
     ledger: Ledger,
@@ -99,9 +113,10 @@ impl Api {
         }))
     }
 
-    /// Takes up the credentials of a reloaded configuration.
-    pub fn set_tokens(&self, tokens: Vec<AdminToken>) {
-        self.0.tokens.store(Arc::new(tokens));
+    /// A handle that changes who may use the API, and does not keep it alive.
+    #[must_use]
+    pub fn credentials(&self) -> Credentials {
+        Credentials(Arc::downgrade(&self.0))
     }
 
     /// The routes, without a listener.

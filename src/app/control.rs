@@ -7,7 +7,9 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 
 use super::build::{self, Parts};
-use crate::admin::{Api, Explanation, Gateway, KeyInfo, Pending, Question, ReloadError, Reloaded, RotateError, Status};
+use crate::admin::{
+    Credentials, Explanation, Gateway, KeyInfo, Pending, Question, ReloadError, Reloaded, RotateError, Status,
+};
 use crate::config::{self, Loaded};
 use crate::gate::Denial;
 use crate::proxy::{Shared, explain};
@@ -26,7 +28,7 @@ pub struct Control {
     pub(super) loaded: ArcSwap<InForce>,
     /// Held during a reload, so that one ends before the next begins.
     pub(super) reloading: tokio::sync::Mutex<()>,
-    pub(super) api: OnceLock<Api>,
+    pub(super) credentials: OnceLock<Credentials>,
     pub(super) started_at: Timestamp,
     pub(super) workers: usize,
     pub(super) listeners: Vec<String>,
@@ -65,8 +67,8 @@ impl Control {
         // A limit that is raised would let back in what was only forgotten: the cutoff comes first.
         let horizons = build::horizons(&loaded.config);
         self.shared.ledger.set_horizons(horizons).await.map_err(|error| ReloadError::Failed(error.to_string()))?;
-        if let (Some(api), Some(admin)) = (self.api.get(), &loaded.config.admin) {
-            api.set_tokens(admin.tokens.clone());
+        if let (Some(credentials), Some(admin)) = (self.credentials.get(), &loaded.config.admin) {
+            credentials.set(admin.tokens.clone());
         }
         let changed = loaded.digest != self.loaded.load().loaded.digest;
         let reloaded = Reloaded { config_digest: loaded.digest.clone(), changed };

@@ -40,6 +40,8 @@ fn a_restart_keeps_revocations_sessions_and_keys() {
     assert!(before.1["records"].as_u64().unwrap() >= 5, "{}", before.1);
     let (code, output, _) = gateway.stop();
     assert_eq!(code, 0, "{output}");
+    let log = fs::metadata(site.file("data/revocations.db-wal")).map_or(0, |it| it.len());
+    assert_eq!(log, 0, "stopped in order, it has closed its store");
 
     for round in 0..2 {
         let gateway = site.start();
@@ -102,6 +104,7 @@ fn a_damaged_store_is_refused_and_the_way_out_named() {
     ];
     for (what, damage) in damages {
         let site = used(&upstream);
+        eprintln!("the store: {what}");
         damage(&site.file("data"));
         for attempt in 0..2 {
             let (code, output) = Gateway::refuse(&site);

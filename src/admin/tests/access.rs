@@ -110,7 +110,7 @@ async fn a_page_of_another_site_is_refused_even_with_a_credential() {
 async fn reloaded_credentials_count_at_once() {
     let fixture = Fixture::new();
     assert_eq!(fixture.ask("GET", "/v1/status", None).await.status, 200);
-    fixture.api.set_tokens(vec![]);
+    fixture.api.credentials().set(vec![]);
     fixture.ask("GET", "/v1/status", None).await.problem(401, "unauthorized");
 }
 
