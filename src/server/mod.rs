@@ -234,19 +234,19 @@ async fn accept(
         }
     }
     // Who had connected before the end was announced is still served.
-    while let Some(Ok((stream, address))) = accepted_already(&listener).await {
+    let Ok(listener) = listener.into_std() else { return };
+    while let Some((stream, address)) = accepted_already(&listener) {
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { break };
         connections.spawn_local(connection(stream, address, Rc::clone(&worker), slot, drain.clone()));
     }
 }
 
-/// A connection that was waiting to be accepted.
-async fn accepted_already(listener: &TcpListener) -> Option<io::Result<(TcpStream, SocketAddr)>> {
-    tokio::select! {
-        biased;
-        accepted = listener.accept() => Some(accepted),
-        () = std::future::ready(()) => None,
-    }
+/// A connection that was waiting to be accepted. The kernel is asked, for the runtime may not have
+/// heard of it yet.
+fn accepted_already(listener: &StdListener) -> Option<(TcpStream, SocketAddr)> {
+    let (stream, address) = listener.accept().ok()?;
+    stream.set_nonblocking(true).ok()?;
+    Some((TcpStream::from_std(stream).ok()?, address))
 }
 
 fn is_about_the_peer(error: &io::Error) -> bool {
