@@ -1,8 +1,8 @@
 //! One request, from its head to its answer.
 //!
-//! [`serve`] is the outer half: it records, counts and turns refusals into answers. [`pass`] is the
+//! [`serve`] is the outer half: it records, counts and turns refusals into answers. `pass` is the
 //! inner half, the walk itself: target, route, token, decision, headers, upstream, renewal. Nothing
-//! reaches an upstream without a [`Permit`](crate::gate::Permit), which forwarding consumes.
+//! reaches an upstream without a [`Permit`], which forwarding consumes.
 
 mod answer;
 mod body;

@@ -118,12 +118,12 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Refusal> {
             return Err(Refusal::BadRequest("the only transfer coding is chunked"));
         }
     }
-    if let Some(expect) = headers.get(header::EXPECT)
-        && !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")
-    {
-        return Err(Refusal::ExpectationFailed);
+    let mut expectations = headers.get_all(header::EXPECT).iter();
+    if expectations.all(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        Ok(())
+    } else {
+        Err(Refusal::ExpectationFailed)
     }
-    Ok(())
 }
 
 /// The one `Host` field: RFC 9112 §3.2 wants exactly one from HTTP/1.1 on.
@@ -250,5 +250,6 @@ mod tests {
         }
         let twice = headers(&[("transfer-encoding", "identity"), ("transfer-encoding", "chunked")]);
         assert!(check_framing(&twice).is_err());
+        assert!(check_framing(&headers(&[("expect", "100-continue"), ("expect", "nonsense")])).is_err());
     }
 }

@@ -136,6 +136,10 @@ fn a_request_has_one_host_and_names_it_well() {
     ] {
         scene.refused(name, format!("GET /orders HTTP/1.1\r\n{token}{lines}\r\n").as_bytes(), &[400]);
     }
+    // HTTP/1.0 has no Host; what goes upstream is HTTP/1.1 and has one.
+    assert_eq!(scene.gateway.raw(format!("GET /orders HTTP/1.0\r\n{token}\r\n").as_bytes()).status, 200);
+    let own = scene.upstream.address().to_string();
+    assert_eq!(scene.upstream.take_one().header("host"), Some(own.as_str()));
     let absolute = format!("GET http://other.example/orders HTTP/1.1\r\nHost: shop.example\r\n{token}\r\n");
     let response = scene.gateway.raw(absolute.as_bytes());
     match response.status {
@@ -242,6 +246,10 @@ fn a_client_that_expects_to_be_asked_is_answered_at_once_when_refused() {
     let refused = connection.response();
     assert_eq!((refused.status, refused.interim.len()), (401, 0));
     assert_eq!(scene.upstream.bytes(), 0);
+
+    for lines in ["Expect: nonsense\r\n", "Expect: 100-continue\r\nExpect: nonsense\r\n"] {
+        scene.refused(lines, &scene.head(&format!("Host: a\r\nContent-Length: 5\r\n{lines}\r\n")), &[417]);
+    }
 
     let mut connection = scene.gateway.connect();
     connection.send(&scene.head("Host: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"));
