@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a panic is how a test fails")]
 
 mod bad_tokens;
+mod commands;
 mod control;
 mod delivery;
 mod drain;
