@@ -128,19 +128,21 @@ impl Gateway {
             let opened = opening.await.map_err(|error| Failure::of(Exit::Failed, "cannot replay the store", &error))?;
             Arc::new(opened.map_err(|error| Failure::of(Exit::Failed, "cannot replay the store", &error))?)
         };
+        let audit_target = config.admin.as_ref().map_or(config::LogTarget::Off, |admin| admin.audit_log.clone());
+        let audit = Audit::open(&audit_target, clock.clone())
+            .map_err(|error| Failure::of(Exit::Failed, "cannot open the audit log", &error))?;
+        let audit = Arc::new(audit);
         let workers = config.workers;
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             ledger,
+            audit: Arc::clone(&audit),
             metrics: Arc::clone(&metrics),
             clock: clock.clone(),
         });
         let sockets = Sockets::bind(&config.listeners, workers)
             .map_err(|error| Failure::of(Exit::Unavailable, "cannot open a listener", &error))?;
         let addresses = sockets.addresses().to_vec();
-        let audit_target = config.admin.as_ref().map_or(config::LogTarget::Off, |admin| admin.audit_log.clone());
-        let audit = Audit::open(&audit_target, clock.clone())
-            .map_err(|error| Failure::of(Exit::Failed, "cannot open the audit log", &error))?;
         let control = Arc::new(Control {
             shared: Arc::clone(&shared),
             parts,
@@ -155,7 +157,7 @@ impl Gateway {
         });
         let admin = match &config.admin {
             None => None,
-            Some(admin) => Some(serve_admin(admin, &control, &metrics, Arc::new(audit), clock).await?),
+            Some(admin) => Some(serve_admin(admin, &control, &metrics, audit, clock).await?),
         };
         let counting = control.clone();
         let sweeping = tokio::spawn(async move { control::keep_house(&counting).await });

@@ -284,6 +284,14 @@ fn logout_ends_the_session_and_its_parent() {
     for token in [&session, &successor] {
         assert_eq!(refusal(&gateway, token), "revoked_session");
     }
+    let count = || gateway.admin().get("/v1/revocations").json()["items"].as_array().unwrap().len();
+    assert_eq!(count(), 3, "a session and its parent, and a session without one");
+    for token in [&first, &session, &successor, &parent] {
+        assert_eq!(gateway.post_as("/session/logout", token).status, 204);
+    }
+    assert_eq!(count(), 3, "whoever repeats it does not fill the store");
+    let audit = site.read("audit.jsonl");
+    assert_eq!(audit.matches(r#""role":"session","address":"127.0.0.1","action":"logout""#).count(), 3, "{audit}");
 }
 
 /// What happens to a session while the upstream takes its time, and whether a token comes with the late answer.
