@@ -170,19 +170,6 @@ fn a_login_route_opens_a_session_and_its_grant_never_reaches_the_client() {
 }
 
 #[test]
-fn a_blocked_subject_is_not_let_in_by_a_login() {
-    let upstream = service();
-    let site = Site::with_sessions(&upstream);
-    let gateway = site.start();
-    let target = json!({"kind": "subject", "issuer": "session", "value": "local:bob"});
-    gateway.admin().revoke(&json!({"target": target, "reason": "account_blocked"}));
-    let response = gateway.get("/login/bob", &[]);
-    assert_eq!((response.status, response.session_token()), (403, None));
-    assert_eq!(response.header("x-session-grant"), None);
-    assert_eq!(gateway.get("/login/ann", &[]).status, 200);
-}
-
-#[test]
 fn a_session_slides_while_it_is_used() {
     let upstream = service();
     let site = sliding(&upstream);
