@@ -55,6 +55,8 @@ pub(super) struct Actor {
 pub(super) struct Change {
     pub(super) action: &'static str,
     pub(super) target: String,
+    /// Why it was revoked.
+    pub(super) reason: Option<&'static str>,
     pub(super) result: &'static str,
     pub(super) id: Option<String>,
 }
@@ -180,7 +182,7 @@ impl Attempt {
     /// What to say of a change that its handler did not get to.
     fn unfinished(self, response: &Response) -> Change {
         let result = response.extensions().get::<Refused>().map_or("refused", |refused| refused.0);
-        Change { action: self.action, target: self.path, result, id: None }
+        Change { action: self.action, target: self.path, reason: None, result, id: None }
     }
 }
 
@@ -219,6 +221,7 @@ impl Api {
             address: peer.address(),
             action: change.action,
             target: change.target,
+            reason: change.reason,
             result: change.result,
             id: change.id,
         });
@@ -236,6 +239,7 @@ impl Api {
             address: peer.address(),
             action: attempt.action,
             target: attempt.path,
+            reason: None,
             result: reason,
             id: None,
         };

@@ -177,7 +177,7 @@ fn changed(
     result: &'static str,
     id: Option<String>,
 ) -> Response {
-    let change = Change { action, target: target.to_owned(), result, id };
+    let change = Change { action, target: target.to_owned(), reason: None, result, id };
     response.extensions_mut().insert(Changes(vec![change]));
     response
 }

@@ -88,14 +88,18 @@ pub(super) async fn lift(
             body["existing"] = json!(lifted.existing);
             let action = if restore { "restore" } else { "lift" };
             let target = format!("{} ({id})", view::line(&lifted.lift.target));
-            (Json(body).into_response(), Change { action, target, result: "ok", id: Some(lifted.lift.id.to_string()) })
+            (
+                Json(body).into_response(),
+                Change { action, target, reason: None, result: "ok", id: Some(lifted.lift.id.to_string()) },
+            )
         }
         Err(error) => {
             if matches!(error, LiftError::Store(_)) {
                 api.0.metrics.store_failed(StoreOperation::Append);
             }
             let problem = problem(&error);
-            let change = Change { action: "lift", target: id.to_string(), result: problem.reason(), id: None };
+            let change =
+                Change { action: "lift", target: id.to_string(), reason: None, result: problem.reason(), id: None };
             (problem.into_response(), change)
         }
     };

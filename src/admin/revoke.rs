@@ -69,7 +69,7 @@ pub(super) async fn one(
     let target = api.audited_target(&request.target);
     let outcome = api.0.ledger.revoke(request.clone()).await;
     api.count(&request, &outcome);
-    let change = change(target, &outcome);
+    let change = change(target, request.reason, &outcome);
     let mut response = match outcome {
         Ok(accepted) => {
             let status = if accepted.existing { StatusCode::OK } else { StatusCode::CREATED };
@@ -103,7 +103,7 @@ pub(super) async fn batch(
     let mut failed: Option<Problem> = None;
     for (number, (request, outcome)) in (1..).zip(requests.iter().zip(outcomes)) {
         api.count(request, &outcome);
-        changes.push(change(api.audited_target(&request.target), &outcome));
+        changes.push(change(api.audited_target(&request.target), request.reason, &outcome));
         let mut result = match &outcome {
             Ok(accepted) => view::accepted(accepted),
             Err(error) => {
@@ -252,13 +252,13 @@ fn invalid(error: &dyn std::error::Error) -> Problem {
     Problem::bad_request("invalid_body", error.to_string())
 }
 
-fn change(target: String, outcome: &Result<Accepted, RevokeError>) -> Change {
+fn change(target: String, reason: Reason, outcome: &Result<Accepted, RevokeError>) -> Change {
     let (result, id) = match outcome {
         Ok(accepted) => ("ok", Some(accepted.id.to_string())),
         Err(RevokeError::NotDurable { accepted, .. }) => ("store_not_durable", Some(accepted.id.to_string())),
         Err(error) => (problem(error).reason(), None),
     };
-    Change { action: "revoke", target, result, id }
+    Change { action: "revoke", target, reason: Some(reason.name()), result, id }
 }
 
 /// What a caller is told. Exhaustive: a new error has to be given its status here.

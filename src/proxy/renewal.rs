@@ -257,6 +257,7 @@ pub(super) async fn end(
         address: record.client.to_string(),
         action: "logout",
         target: line,
+        reason: Some(Reason::Logout.name()),
         result,
         id,
     };

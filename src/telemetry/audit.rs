@@ -40,6 +40,8 @@ pub struct AuditEvent {
     pub action: &'static str,
     /// What it was asked for: the target's kind, issuer and value, a path, an id.
     pub target: String,
+    /// Why it was revoked: [`crate::revocation::Reason::name`].
+    pub reason: Option<&'static str>,
     /// `ok`, or the reason it was refused.
     pub result: &'static str,
     /// The id of the record that it made.
@@ -55,6 +57,8 @@ struct Body<'a> {
     address: &'a str,
     action: &'a str,
     target: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
     result: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
@@ -213,6 +217,7 @@ impl Chain {
             address: &event.address,
             action: event.action,
             target: &event.target,
+            reason: event.reason,
             result: event.result,
             id: event.id.as_deref(),
             prev: &self.hash,
@@ -350,6 +355,7 @@ mod tests {
             address: "127.0.0.1".to_owned(),
             action: "revoke",
             target: target.to_owned(),
+            reason: None,
             result: "ok",
             id: Some("id-1".to_owned()),
         }

@@ -176,6 +176,7 @@ fn every_change_is_one_line_of_a_chained_audit_log() {
     assert_eq!((told[2][1], told[3][1]), ("lift", "reload"), "170");
     assert_eq!((&lines[0]["id"], &lines[0]["address"]), (&json!(id), &json!("127.0.0.1")));
     assert!(lines[0]["target"].as_str().unwrap().contains(ACCOUNTS));
+    assert_eq!(lines[0]["reason"], "admin", "the reason goes all the way to the audit line");
     assert!(!text.contains('\u{1b}') && !text.contains('\r'), "170 escaped");
     for (number, line) in text.lines().enumerate() {
         let (body, hash) = line.rsplit_once(",\"hash\":\"").unwrap();

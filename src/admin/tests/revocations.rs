@@ -26,7 +26,7 @@ async fn the_answer_says_what_was_understood() {
     assert_eq!(cut["target"], json!({ "kind": "subject", "issuer": ACCOUNTS, "value": "alice" }));
     assert_eq!(cut["form"], json!({ "issued_before": "2027-01-15T08:00:00Z" }));
     assert_eq!(cut["effective_until"].as_str().map(|at| &at[..14]), Some("2027-01-15T09:"));
-    assert_eq!((&cut["durable"], &cut["existing"]), (&json!(true), &json!(false)));
+    assert_eq!((&cut["durable"], &cut["existing"]), (&json!(false), &json!(false)));
     let block = revoke(&fixture, alice("account_blocked")).await;
     assert_eq!((&block["form"], &block["effective_until"]), (&json!({ "block": true }), &Value::Null));
     let everything = revoke(&fixture, json!({ "target": { "kind": "all" }, "reason": "admin" })).await;

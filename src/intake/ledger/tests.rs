@@ -103,7 +103,7 @@ async fn an_accepted_revocation_is_in_force_and_says_what_was_understood() {
     assert_eq!(accepted.target.issuer, ISSUER);
     assert_eq!(accepted.form, Form::Before { issued: Some(start()), authenticated: None });
     assert_eq!(accepted.effective_until, Some(start().plus(HOUR)));
-    assert!(accepted.durable && !accepted.existing);
+    assert!(!accepted.durable && !accepted.existing, "memory forgets");
     assert_eq!(desk.standing(&subject("42"), start()), Standing::Revoked(TargetKind::Subject));
     assert!(desk.is_good(&subject("42"), start().plus(SECOND)));
     let kept = desk.ledger.find(accepted.id.clone()).await.unwrap().unwrap();
