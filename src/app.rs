@@ -82,6 +82,17 @@ pub fn run(options: &RunOptions, stdout: &mut (dyn Write + Send)) -> Result<(), 
     })
 }
 
+/// Reads a configuration file and judges its keys: what `portcullis check` says.
+///
+/// # Errors
+///
+/// Every problem of the file, or the first issuer whose keys cannot be used.
+pub fn check(path: &Path) -> Result<Loaded, Failure> {
+    let loaded = config::load(path).map_err(|problems| Failure::new(Exit::Config, problems.to_string()))?;
+    build::judge_keys(&loaded.config).map_err(|error| failure(&error))?;
+    Ok(loaded)
+}
+
 /// The runtime of everything that is not traffic.
 ///
 /// # Errors
@@ -132,19 +143,21 @@ impl Gateway {
             let opened = opening.await.map_err(|error| Failure::of(Exit::Failed, "cannot replay the store", &error))?;
             Arc::new(opened.map_err(|error| Failure::of(Exit::Failed, "cannot replay the store", &error))?)
         };
+        let audit_target = config.admin.as_ref().map_or(config::LogTarget::Off, |admin| admin.audit_log.clone());
+        let audit = Audit::open(&audit_target, clock.clone())
+            .map_err(|error| Failure::of(Exit::Failed, "cannot open the audit log", &error))?;
+        let audit = Arc::new(audit);
         let workers = config.workers;
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             ledger,
+            audit: Arc::clone(&audit),
             metrics: Arc::clone(&metrics),
             clock: clock.clone(),
         });
         let sockets = Sockets::bind(&config.listeners, workers)
             .map_err(|error| Failure::of(Exit::Unavailable, "cannot open a listener", &error))?;
         let addresses = sockets.addresses().to_vec();
-        let audit_target = config.admin.as_ref().map_or(config::LogTarget::Off, |admin| admin.audit_log.clone());
-        let audit = Audit::open(&audit_target, clock.clone())
-            .map_err(|error| Failure::of(Exit::Failed, "cannot open the audit log", &error))?;
         let control = Arc::new(Control {
             shared: Arc::clone(&shared),
             parts,
@@ -159,7 +172,7 @@ impl Gateway {
         });
         let admin = match &config.admin {
             None => None,
-            Some(admin) => Some(serve_admin(admin, &control, &metrics, Arc::new(audit), clock).await?),
+            Some(admin) => Some(serve_admin(admin, &control, &metrics, audit, clock).await?),
         };
         let counting = control.clone();
         let sweeping = tokio::spawn(async move { control::keep_house(&counting).await });
@@ -248,24 +261,38 @@ fn open_store(config: &StoreConfig, accept_loss: AcceptLoss) -> Result<Arc<dyn S
     }
 }
 
+/// What a store remembers once session keys were bound to it.
+const BOUND: &str = "session_keys";
+
 /// Holds the store and the session keys to belong together: an emptied data folder beside keys whose
-/// tokens still live would read as "nothing is revoked".
+/// tokens still live would read as "nothing is revoked", and new keys beside an old store would give
+/// sessions other names than the ones that were revoked.
 fn bind_store(snapshot: &Snapshot, store: &dyn Store, accept_loss: AcceptLoss) -> Result<(), Failure> {
     let (Some(sessions), StoreConfig::Sqlite(_)) = (&snapshot.sessions, &snapshot.config.revocation.store) else {
         return Ok(());
     };
     let failed = |error| Failure::of(Exit::Failed, "cannot read the session keys", &error);
+    let unread = |error| Failure::of(Exit::Failed, "cannot read the store", &error);
+    let lost = |what: &str| Failure::new(Exit::Failed, format!("{what}: --accept-loss binds them to each other anew"));
     let bound = sessions.store_id().map_err(failed)?;
     match bound {
-        Some(id) if id == store.store_id() => Ok(()),
-        Some(_) if accept_loss == AcceptLoss::No => Err(Failure::new(
-            Exit::Failed,
-            "the session keys belong to another revocation store; put back the store they belong to, or start without \
-             what it held: --accept-loss binds them to this one",
-        )),
-        Some(_) => sessions.rebind_store_id(store.store_id()).map_err(failed),
-        None => sessions.bind_store_id(store.store_id()).map_err(failed),
+        Some(id) if id == store.store_id() => {}
+        Some(_) if accept_loss == AcceptLoss::No => {
+            return Err(lost(
+                "the session keys belong to another revocation store; put back the store they belong to, or start without \
+                 what it held",
+            ));
+        }
+        Some(_) => sessions.rebind_store_id(store.store_id()).map_err(failed)?,
+        None if accept_loss == AcceptLoss::No && store.setting(BOUND).map_err(unread)?.is_some() => {
+            return Err(lost(
+                "the revocation store belongs to session keys that are gone; put back the keys folder, or start with the \
+                 new keys",
+            ));
+        }
+        None => sessions.bind_store_id(store.store_id()).map_err(failed)?,
     }
+    store.set_setting(BOUND, "bound").map_err(unread)
 }
 
 fn failure(error: &BuildError) -> Failure {

@@ -60,6 +60,15 @@ impl BuildError {
     }
 }
 
+/// Judges the keys of every issuer, without putting anything into force.
+///
+/// # Errors
+///
+/// The first issuer whose keys cannot be used.
+pub(super) fn judge_keys(config: &Config) -> Result<(), BuildError> {
+    config.issuers.iter().try_for_each(|issuer| trusted(issuer).map(drop))
+}
+
 /// Builds a generation. What of `before` has not changed is taken over, so that sessions under way keep
 /// their successors and a log keeps its file.
 pub(super) fn snapshot(config: &Config, parts: &Parts, before: Option<&Snapshot>) -> Result<Snapshot, BuildError> {

@@ -95,7 +95,7 @@ fn dispatch(commands: &Commands, arguments: impl IntoIterator<Item = OsString>, 
 }
 
 fn check(file: &Path, streams: &mut Streams<'_>) -> Result<(), Failure> {
-    let loaded = crate::config::load(file).map_err(|problems| Failure::new(Exit::Config, problems.to_string()))?;
+    let loaded = crate::app::check(file)?;
     for warning in &loaded.warnings {
         writeln!(streams.stderr, "{warning}")?;
     }

@@ -52,6 +52,8 @@ struct Inner {
     opened: (Timestamp, Instant),
     /// The last `origin_seq` given. Whoever holds it decides what is in force: a revocation while it
     /// is put in force and queued, a lift for as long as it takes.
+    /// Whether what the store has taken outlives the process.
+    survives: bool,
     sequence: Mutex<u64>,
     claims: Arc<Claims>,
     in_flight: Semaphore,
@@ -93,6 +95,7 @@ impl Ledger {
         };
         let sequence = store.own_sequence();
         let inner = Inner {
+            survives: store.status().survives,
             store,
             map,
             horizons: ArcSwap::from_pointee(horizons.clone()),
@@ -291,7 +294,7 @@ impl Inner {
                 let asked = id.clone();
                 let known = self.ask(move |store| Ok((store.find(&asked)?, store.is_lifted(&asked)?)));
                 match known.await.map_err(RevokeError::Store)? {
-                    (Some(kept), _) => return repeated(&request, kept.revocation, &horizons),
+                    (Some(kept), _) => return repeated(&request, kept.revocation, &horizons, self.survives),
                     // The revocation is forgotten, its tombstone is not: it would undo this one as well.
                     (None, true) => return Err(RevokeError::Conflict),
                     (None, false) => {}
@@ -316,7 +319,7 @@ impl Inner {
             target: revocation.target.clone(),
             form,
             effective_until: forget_at,
-            durable: true,
+            durable: self.survives,
             existing: false,
         };
         let stored = {
@@ -380,7 +383,7 @@ fn steady(wall: Timestamp, opened: Timestamp, elapsed: Duration) -> Timestamp {
 }
 
 /// The answer to a request whose id was used before.
-fn repeated(request: &Request, made: Revocation, horizons: &Horizons) -> Result<Accepted, RevokeError> {
+fn repeated(request: &Request, made: Revocation, horizons: &Horizons, durable: bool) -> Result<Accepted, RevokeError> {
     // Asked again at the time of the first, a request for the same means the same.
     let same = request.reason == made.reason
         && request.note == made.note
@@ -396,7 +399,7 @@ fn repeated(request: &Request, made: Revocation, horizons: &Horizons) -> Result<
         target: made.target,
         form: made.form,
         effective_until: made.forget_at,
-        durable: true,
+        durable,
         existing: true,
     })
 }

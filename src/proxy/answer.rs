@@ -28,8 +28,6 @@ pub enum Refusal {
     MethodNotImplemented,
     /// Its target is longer than `limits.uri_bytes`.
     UriTooLong,
-    /// Its head is larger than `limits.header_bytes`.
-    HeadTooLarge,
     /// Its body is larger than the route's `max_body`.
     BodyTooLarge,
     /// Its body came slower than `limits.body_timeout` allows.
@@ -78,7 +76,6 @@ impl Refusal {
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::MethodNotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
-            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
@@ -100,7 +97,6 @@ impl Refusal {
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::MethodNotImplemented => "method_not_implemented",
             Self::UriTooLong => "uri_too_long",
-            Self::HeadTooLarge => "head_too_large",
             Self::BodyTooLarge => "body_too_large",
             Self::BodyTooSlow => "body_too_slow",
             Self::BodyBroken => "body_broken",
@@ -121,7 +117,6 @@ impl Refusal {
             Self::BadRequest(_)
             | Self::BadPath(_)
             | Self::UriTooLong
-            | Self::HeadTooLarge
             | Self::BodyTooLarge
             | Self::BodyTooSlow
             | Self::BodyBroken
@@ -150,7 +145,6 @@ impl Refusal {
             Self::MethodNotAllowed(_) => "the method is not allowed here",
             Self::MethodNotImplemented => "the method is not known",
             Self::UriTooLong => "the request target is too long",
-            Self::HeadTooLarge => "the request head is too large",
             Self::BodyTooLarge => "the request body is too large",
             Self::BodyTooSlow => "the request body came too slowly",
             Self::BodyBroken => "the request body is malformed",
@@ -308,3 +302,84 @@ pub(super) fn wrong_method(method: &Method, allowed: &'static str) -> Option<Ref
 
 /// Names that answers to browsers expose.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::revocation::TargetKind;
+
+    fn answered(refusal: &Refusal) -> (u16, Option<String>, String) {
+        let response = refusal.response(Context { realm: "shop \"1\"", request_id: "r1" });
+        let challenge = response.headers().get(header::WWW_AUTHENTICATE).map(|it| it.to_str().unwrap().to_owned());
+        (response.status().as_u16(), challenge, String::from_utf8(response.body().to_vec()).unwrap())
+    }
+
+    #[test]
+    fn every_denial_has_its_status_and_challenge_to_the_byte() {
+        let described = |text: &str| {
+            Some(format!(r#"Bearer realm="shop \"1\"", error="invalid_token", error_description="{text}""#))
+        };
+        let bare = Some(r#"Bearer realm="shop \"1\"", error="invalid_token""#.to_owned());
+        let invalid = Some(r#"Bearer realm="shop \"1\"", error="invalid_request""#.to_owned());
+        let scope = Some(r#"Bearer realm="shop \"1\"", error="insufficient_scope", scope="a b""#.to_owned());
+        let claim = Some(r#"Bearer realm="shop \"1\"", error="insufficient_scope""#.to_owned());
+        for (denial, status, challenge) in [
+            (Denial::MissingToken, 401, Some(r#"Bearer realm="shop \"1\"""#.to_owned())),
+            (Denial::MultipleTokens, 400, invalid),
+            (Denial::MalformedToken, 401, bare.clone()),
+            (Denial::TokenTooLarge, 401, bare),
+            (Denial::AlgNotAllowed, 401, described("the signature algorithm is not allowed")),
+            (Denial::TypNotAllowed, 401, described("the token type is not allowed")),
+            (Denial::CritNotSupported, 401, described("the token needs an extension that is not supported")),
+            (Denial::IssuerNotAllowed, 401, described("the issuer is not known")),
+            (Denial::UnknownKey, 401, described("the signing key is not known")),
+            (Denial::BadSignature, 401, described("the signature does not verify")),
+            (Denial::MissingClaim, 401, described("a required claim is missing")),
+            (Denial::MalformedClaim, 401, described("a claim is malformed")),
+            (Denial::AudienceNotAllowed, 401, described("the token is meant for another audience")),
+            (Denial::Expired, 401, described("the token has expired")),
+            (Denial::NotYetValid, 401, described("the token is not valid yet")),
+            (Denial::IssuedInFuture, 401, described("the token was issued in the future")),
+            (Denial::LifetimeTooLong, 401, described("the token lives too long")),
+            (Denial::Revoked(TargetKind::Subject), 401, described("the token was revoked")),
+            (Denial::SessionTooOld, 401, described("a new login is needed")),
+            (Denial::InsufficientScope("a b".to_owned()), 403, scope),
+            (Denial::ClaimMismatch, 403, claim),
+            (Denial::CrossSite, 403, None),
+        ] {
+            let (found, told, body) = answered(&Refusal::Denied(denial.clone()));
+            assert_eq!((found, told), (status, challenge), "{denial:?}");
+            assert!(body.contains(&format!(r#""reason":"{}""#, denial.reason())), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_problem_is_told_to_the_byte() {
+        let (_, _, body) = answered(&Refusal::NoRoute);
+        let wanted = r#"{"type":"about:blank","title":"Not Found","status":404,"detail":"no route for this request","reason":"no_route","request_id":"r1"}"#;
+        assert_eq!(body, wanted);
+    }
+
+    #[test]
+    fn other_refusals_have_their_statuses() {
+        for (refusal, status) in [
+            (Refusal::LoginRefused(Denial::Revoked(TargetKind::Subject)), 403),
+            (Refusal::BadRequest("x"), 400),
+            (Refusal::BadPath(PathError::Ambiguous), 400),
+            (Refusal::MethodNotAllowed("GET"), 405),
+            (Refusal::MethodNotImplemented, 501),
+            (Refusal::UriTooLong, 414),
+            (Refusal::BodyTooLarge, 413),
+            (Refusal::BodyTooSlow, 408),
+            (Refusal::BodyBroken, 400),
+            (Refusal::ExpectationFailed, 417),
+            (Refusal::UpstreamUnreachable, 502),
+            (Refusal::UpstreamBroken, 502),
+            (Refusal::UpstreamSlow, 504),
+            (Refusal::StoreNotDurable, 503),
+            (Refusal::Internal, 500),
+        ] {
+            assert_eq!(answered(&refusal).0, status, "{refusal:?}");
+        }
+    }
+}

@@ -16,7 +16,7 @@ use super::renewal;
 use super::snapshot::{Local, Snapshot};
 use crate::config::{Delivery, TokenPlace};
 use crate::gate::{Denial, Verified};
-use crate::revocation::Source;
+use crate::revocation::{Source, TargetKind};
 use crate::session::{ExchangeAnswer, ExchangeError, Sessions, deliver, origin};
 use crate::telemetry::SessionOpening;
 use crate::token::present::{PresentError, Presented, present};
@@ -185,8 +185,10 @@ async fn logout(
         // An expired token may have living descendants: its times do not matter here.
         if let Ok(verified) = local.snapshot.gate.authenticate(found.token) {
             let actor = verified.claims.subject.clone().unwrap_or_default();
-            for target in verified.session().into_iter().chain(verified.parent()) {
-                renewal::end(local, target, &actor, Source::Logout).await?;
+            if !is_over(local, &verified) {
+                for target in verified.session().into_iter().chain(verified.parent()) {
+                    renewal::end(local, record, target, &actor, Source::Logout).await?;
+                }
             }
         }
     }
@@ -197,6 +199,15 @@ async fn logout(
         Refusal::Internal
     })?;
     Ok(response)
+}
+
+/// Whether nothing that a logout would end is alive: repeating one must not fill the store.
+fn is_over(local: &Local, verified: &Verified) -> bool {
+    match local.snapshot.gate.standing(verified) {
+        Err(Denial::Revoked(TargetKind::Token)) => true,
+        Err(Denial::Revoked(TargetKind::Session)) => verified.parent().is_none(),
+        _ => false,
+    }
 }
 
 fn encode(answer: &impl serde::Serialize) -> Result<String, Refusal> {

@@ -16,7 +16,7 @@ use crate::gate::{Denial, Permit, Remembered, Verified};
 use crate::intake::{self, RevokeError};
 use crate::revocation::{Reason, Source, Target};
 use crate::session::{Current, Grant, Minted, Parent, Sessions, deliver};
-use crate::telemetry::{ReissueResult, SessionOpening, StoreOperation};
+use crate::telemetry::{AuditEvent, ReissueResult, SessionOpening, StoreOperation};
 use crate::time::Timestamp;
 use crate::token::present::present;
 
@@ -177,7 +177,7 @@ async fn log_in(
     let snapshot = &local.snapshot;
     let actor = grant.subject().to_owned();
     if let Some(session) = earlier {
-        end(local, session, &actor, Source::Gateway).await?;
+        end(local, record, session, &actor, Source::Gateway).await?;
     }
     let now = local.shared.clock.now();
     let minted = sessions.grant(grant, record.time, now).map_err(|error| {
@@ -223,27 +223,48 @@ pub(super) fn clear_cookie(snapshot: &Snapshot, headers: &mut HeaderMap) {
     }
 }
 
-/// Ends one token or session for good: in force and durable when this returns well.
-pub(super) async fn end(local: &Local, target: Target, actor: &str, source: Source) -> Result<(), Refusal> {
+/// Ends one token or session for good: in force and durable when this returns well, and in the audit log.
+pub(super) async fn end(
+    local: &Local,
+    record: &Record,
+    target: Target,
+    actor: &str,
+    source: Source,
+) -> Result<(), Refusal> {
     let kind = target.kind;
+    let line = format!("{kind} {} {}", target.issuer, target.value);
     let request = intake::Request::new(target, Reason::Logout, actor, source);
     let metrics = &local.shared.metrics;
-    match local.shared.ledger.revoke(request).await {
-        Ok(_) => {
+    let (ended, result, id) = match local.shared.ledger.revoke(request).await {
+        Ok(accepted) => {
             metrics.revoked(kind, Reason::Logout, source);
-            Ok(())
+            (Ok(()), "ok", Some(accepted.id.to_string()))
         }
-        Err(error @ RevokeError::NotDurable { .. }) => {
+        Err(RevokeError::NotDurable { accepted, .. }) => {
             metrics.revoked(kind, Reason::Logout, source);
             metrics.store_failed(StoreOperation::Append);
-            tracing::error!(%error, "a logout is in force and not durable");
-            Err(Refusal::StoreNotDurable)
+            tracing::error!("a logout is in force and not durable");
+            (Err(Refusal::StoreNotDurable), "store_not_durable", Some(accepted.id.to_string()))
         }
         Err(error) => {
             tracing::error!(%error, "failed to revoke");
-            Err(Refusal::Internal)
+            (Err(Refusal::Internal), "failed", None)
         }
+    };
+    let event = AuditEvent {
+        actor: actor.to_owned(),
+        role: "session",
+        address: record.client.to_string(),
+        action: "logout",
+        target: line,
+        result,
+        id,
+    };
+    if let Err(error) = local.shared.audit.record(event).await {
+        metrics.audit_errors.inc();
+        tracing::error!(%error, "a logout has no audit line");
     }
+    ended
 }
 
 /// A session token as the session module sees it; `None` for a token of another issuer.

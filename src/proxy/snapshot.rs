@@ -13,7 +13,7 @@ use crate::config::{Config, Identity};
 use crate::gate::{Gate, TokenCache};
 use crate::intake::Ledger;
 use crate::session::Sessions;
-use crate::telemetry::{AccessLog, DecisionMetrics, Metrics, NONE, RouteMetrics, UpstreamMetrics};
+use crate::telemetry::{AccessLog, Audit, DecisionMetrics, Metrics, NONE, RouteMetrics, UpstreamMetrics};
 use crate::time::Clock;
 
 /// What lives as long as the process, shared by all threads.
@@ -23,6 +23,8 @@ pub struct Shared {
     pub snapshot: ArcSwap<Snapshot>,
     /// The way in for revocations that come with traffic: logouts and ended sessions.
     pub ledger: Arc<Ledger>,
+    /// Where what a client ended is written down.
+    pub audit: Arc<Audit>,
     /// Every exported series.
     pub metrics: Arc<Metrics>,
     /// Where the time comes from.

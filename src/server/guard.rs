@@ -151,7 +151,7 @@ impl Watch {
 
     /// Reads up to the end of one line of a head.
     fn see_head<'b>(&mut self, bytes: &'b [u8], line: usize, last: u8, first: bool) -> &'b [u8] {
-        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let end = memchr::memchr(b'\n', bytes);
         let (part, rest) = match end {
             Some(end) => (&bytes[..end], &bytes[end + 1..]),
             None => (bytes, &bytes[..0]),

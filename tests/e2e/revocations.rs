@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use portcullis::time::Timestamp;
 use serde_json::{Value, json};
 
+use crate::sessions::service;
 use crate::support::issuer::{ACCOUNTS, Key, base64url, claims_of, sha256};
 use crate::support::{Admin, Gateway, Issuer, Site, Upstream, bearer, now, request, until};
 
@@ -177,6 +178,19 @@ fn a_lifted_block_leaves_a_cutoff() {
     let found = admin.get(&format!("/v1/revocations/{}", record["id"].as_str().unwrap())).json();
     assert_eq!((&found["in_force"], &found["lifted"]["actor"]), (&json!(false), &json!("ops")), "{found}");
     assert_eq!(admin.delete("/v1/revocations/unknown").status, 404);
+}
+
+#[test]
+fn a_blocked_subject_is_not_let_in_by_a_login() {
+    let upstream = service();
+    let site = Site::with_sessions(&upstream);
+    let gateway = site.start();
+    let target = json!({"kind": "subject", "issuer": "session", "value": "local:bob"});
+    gateway.admin().revoke(&json!({"target": target, "reason": "account_blocked"}));
+    let response = gateway.get("/login/bob", &[]);
+    assert_eq!((response.status, response.session_token()), (403, None));
+    assert_eq!(response.header("x-session-grant"), None);
+    assert_eq!(gateway.get("/login/ann", &[]).status, 200);
 }
 
 #[test]

@@ -170,19 +170,6 @@ fn a_login_route_opens_a_session_and_its_grant_never_reaches_the_client() {
 }
 
 #[test]
-fn a_blocked_subject_is_not_let_in_by_a_login() {
-    let upstream = service();
-    let site = Site::with_sessions(&upstream);
-    let gateway = site.start();
-    let target = json!({"kind": "subject", "issuer": "session", "value": "local:bob"});
-    gateway.admin().revoke(&json!({"target": target, "reason": "account_blocked"}));
-    let response = gateway.get("/login/bob", &[]);
-    assert_eq!((response.status, response.session_token()), (403, None));
-    assert_eq!(response.header("x-session-grant"), None);
-    assert_eq!(gateway.get("/login/ann", &[]).status, 200);
-}
-
-#[test]
 fn a_session_slides_while_it_is_used() {
     let upstream = service();
     let site = sliding(&upstream);
@@ -284,6 +271,14 @@ fn logout_ends_the_session_and_its_parent() {
     for token in [&session, &successor] {
         assert_eq!(refusal(&gateway, token), "revoked_session");
     }
+    let count = || gateway.admin().get("/v1/revocations").json()["items"].as_array().unwrap().len();
+    assert_eq!(count(), 3, "a session and its parent, and a session without one");
+    for token in [&first, &session, &successor, &parent] {
+        assert_eq!(gateway.post_as("/session/logout", token).status, 204);
+    }
+    assert_eq!(count(), 3, "whoever repeats it does not fill the store");
+    let audit = site.read("audit.jsonl");
+    assert_eq!(audit.matches(r#""role":"session","address":"127.0.0.1","action":"logout""#).count(), 3, "{audit}");
 }
 
 /// What happens to a session while the upstream takes its time, and whether a token comes with the late answer.

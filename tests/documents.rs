@@ -1,0 +1,85 @@
+//! The documents stay true: what they link to is there, and what they show works.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use portcullis::config;
+
+const DOCUMENTS: [&str; 8] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "docs/operations.md",
+    "docs/proxy.md",
+    "docs/revocation.md",
+    "docs/sessions.md",
+    "deploy/README.md",
+];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(document: &str) -> String {
+    fs::read_to_string(root().join(document)).unwrap_or_else(|error| panic!("{document}: {error}"))
+}
+
+/// What stands between each pair of `from` and `to`.
+fn between<'t>(text: &'t str, from: &str, to: &str) -> Vec<&'t str> {
+    text.split(from).skip(1).filter_map(|rest| rest.split_once(to)).map(|(inner, _)| inner).collect()
+}
+
+#[test]
+fn links_lead_somewhere() {
+    for document in DOCUMENTS {
+        let folder = root().join(document).parent().map(Path::to_path_buf).unwrap();
+        for link in between(&read(document), "](", ")") {
+            let path = link.split('#').next().unwrap();
+            let outside = link.contains("://") || path.is_empty();
+            assert!(outside || folder.join(path).exists(), "{document} links to {link}");
+        }
+    }
+}
+
+#[test]
+fn the_architecture_names_files_that_exist() {
+    let text = read("ARCHITECTURE.md");
+    let quoted = text.split('`').skip(1).step_by(2);
+    let named: Vec<_> = quoted.filter(|it| it.ends_with(".rs") || it.ends_with('/')).collect();
+    assert!(named.len() > 20, "only {} files are named", named.len());
+    for file in named {
+        assert!(root().join("src").join(file).exists(), "src/{file} is not there");
+    }
+}
+
+/// A whole configuration around what a document shows of one section.
+fn around(shown: &str) -> String {
+    let base = "listeners: [{ address: 127.0.0.1:8080 }]
+issuers:
+  accounts:
+    issuer: https://accounts.example.com/
+    audiences: [shop]
+    algorithms: [HS256]
+    keys: { secret: { file: secret } }
+upstreams: { shop: { servers: [http://127.0.0.1:3000] } }
+";
+    let routes = if shown.contains("routes:") { "" } else { "routes: [{ match: { path: / }, upstream: shop }]\n" };
+    format!("{base}{routes}{shown}")
+}
+
+#[test]
+fn configurations_in_the_documents_are_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("secret"), "0123456789abcdef0123456789abcdef0123456789abcdef").unwrap();
+    let mut seen = 0;
+    for document in DOCUMENTS.into_iter().filter(|document| document.starts_with("docs/")) {
+        for shown in between(&read(document), "```yaml\n", "```") {
+            let text = around(shown);
+            if let Err(problems) = config::parse(&text, document, folder.path()) {
+                panic!("{problems}\n\n{text}");
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen >= 2, "only {seen} configurations are shown");
+}
