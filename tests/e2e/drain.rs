@@ -16,7 +16,7 @@ fn sigterm_finishes_what_is_running_and_takes_nothing_new() {
         exchange.answer(200, &[], b"finished")
     });
     let mut site = Site::new(&upstream);
-    site.set("/shutdown", json!({"drain_delay": "1s", "drain_timeout": "20s"}));
+    site.set("/shutdown", json!({"drain_delay": "3s", "drain_timeout": "20s"}));
     let mut gateway = site.start();
     assert_eq!(gateway.admin().get("/readyz").status, 200);
     let mut running: Vec<Connection> = (0..10)

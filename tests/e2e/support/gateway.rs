@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -19,7 +19,7 @@ const START: Duration = Duration::from_secs(30);
 /// A running gateway.
 pub(crate) struct Gateway {
     child: Child,
-    output: Arc<Mutex<Vec<u8>>>,
+    output: Output,
     /// Where traffic goes.
     pub(crate) address: SocketAddr,
     /// Where the control plane listens.
@@ -29,14 +29,13 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Starts the binary and waits for the line that says every listener is open.
     pub(crate) fn start(site: &Site) -> Self {
-        let (mut child, output, first_line) = spawn(site);
+        let (mut child, mut output, first_line) = spawn(site);
         let line = match first_line.recv_timeout(START) {
             Ok(line) => line,
             Err(problem) => {
                 let _ = child.kill();
                 let status = child.wait();
-                let said = String::from_utf8_lossy(&output.lock().unwrap()).into_owned();
-                panic!("the gateway did not start ({problem}, {status:?}):\n{said}");
+                panic!("the gateway did not start ({problem}, {status:?}):\n{}", output.whole());
             }
         };
         let event: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
@@ -48,15 +47,14 @@ impl Gateway {
 
     /// Starts a gateway that must refuse to: its exit code and everything it said.
     pub(crate) fn refuse(site: &Site) -> (i32, String) {
-        let (mut child, output, first_line) = spawn(site);
-        // It has said what there is to say when this fails: its output is at its end.
+        let (mut child, mut output, first_line) = spawn(site);
         if let Ok(line) = first_line.recv_timeout(START) {
             let _ = child.kill();
             let _ = child.wait();
             panic!("it listened: {line}");
         }
         let status = await_exit(&mut child, START);
-        (status.code().expect("an exit code"), String::from_utf8_lossy(&output.lock().unwrap()).into_owned())
+        (status.code().expect("an exit code"), output.whole())
     }
 
     /// The admin API with the operator's secret.
@@ -97,7 +95,7 @@ impl Gateway {
 
     /// Everything the process has written to standard output and error so far.
     pub(crate) fn output(&self) -> String {
-        String::from_utf8_lossy(&self.output.lock().unwrap()).into_owned()
+        self.output.so_far()
     }
 
     /// Memory in KiB, by the name it has in `/proc/PID/status`: `VmRSS` now, `VmHWM` at its highest.
@@ -130,7 +128,8 @@ impl Gateway {
         let started = Instant::now();
         self.signal("TERM");
         let status = await_exit(&mut self.child, START);
-        (status.code().expect("an exit code"), self.output(), started.elapsed())
+        let took = started.elapsed();
+        (status.code().expect("an exit code"), self.output.whole(), took)
     }
 
     /// Whether the process is still there.
@@ -156,7 +155,27 @@ impl Drop for Gateway {
     }
 }
 
-type Started = (Child, Arc<Mutex<Vec<u8>>>, mpsc::Receiver<String>);
+/// What a process writes, as it comes.
+struct Output {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Output {
+    fn so_far(&self) -> String {
+        String::from_utf8_lossy(&self.bytes.lock().unwrap()).into_owned()
+    }
+
+    /// Everything, once the process has ended.
+    fn whole(&mut self) -> String {
+        for reader in self.readers.drain(..) {
+            reader.join().unwrap();
+        }
+        self.so_far()
+    }
+}
+
+type Started = (Child, Output, mpsc::Receiver<String>);
 
 fn spawn(site: &Site) -> Started {
     let config = site.write_config();
@@ -170,11 +189,11 @@ fn spawn(site: &Site) -> Started {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let output = Arc::new(Mutex::new(Vec::new()));
+    let bytes = Arc::new(Mutex::new(Vec::new()));
     let (sender, first_line) = mpsc::channel();
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
-    let heard = Arc::clone(&output);
-    thread::spawn(move || {
+    let heard = Arc::clone(&bytes);
+    let out = thread::spawn(move || {
         let mut line = String::new();
         if stdout.read_line(&mut line).is_ok_and(|count| count > 0) {
             heard.lock().unwrap().extend_from_slice(line.as_bytes());
@@ -183,9 +202,9 @@ fn spawn(site: &Site) -> Started {
         }
     });
     let stderr = child.stderr.take().unwrap();
-    let heard = Arc::clone(&output);
-    thread::spawn(move || collect(stderr, &heard));
-    (child, output, first_line)
+    let heard = Arc::clone(&bytes);
+    let err = thread::spawn(move || collect(stderr, &heard));
+    (child, Output { bytes, readers: vec![out, err] }, first_line)
 }
 
 fn collect(mut from: impl Read, to: &Mutex<Vec<u8>>) {
