@@ -146,7 +146,7 @@ pub struct StoreStatus {
     pub store_id: String,
     /// The number of the newest entry.
     pub sequence: u64,
-    /// How many entries it keeps, tombstones included.
+    /// How many rows it keeps: revocations, tombstones and settings.
     pub records: u64,
     /// Why it no longer acknowledges anything; `None` while all is well.
     pub failure: Option<String>,

@@ -182,7 +182,7 @@ pub(super) struct Token {
     #[schemars(extend("default" = "portcullis"))]
     pub(super) realm: Option<String>,
     /// What each worker spends on remembering verified tokens.
-    #[schemars(extend("default" = "16MiB"))]
+    #[schemars(extend("default" = "64MiB"))]
     pub(super) cache: Option<Size>,
 }
 
