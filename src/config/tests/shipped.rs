@@ -54,7 +54,7 @@ fn the_defaults_are_what_the_design_says() {
     assert_eq!((issuer.cutoff_margin, issuer.max_authentication_age), (seconds(0), None));
     assert_eq!(issuer.require, ["sub"], "exp and iat always must be there");
     assert_eq!(config.token.from, [TokenPlace::Header(http::header::AUTHORIZATION)]);
-    assert_eq!((config.token.max_bytes, config.token.cache_bytes), (8 << 10, 16 << 20));
+    assert_eq!((config.token.max_bytes, config.token.cache_bytes), (8 << 10, 64 << 20));
     assert_eq!(config.token.realm, "portcullis");
     let upstream = &config.upstreams[0];
     assert_eq!((upstream.connect_timeout, upstream.response_timeout), (seconds(5), seconds(60)));
