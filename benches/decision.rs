@@ -57,6 +57,7 @@ fn gate(algorithm: Algorithm, keys: KeySet) -> Gate {
         kind: Kind::Foreign,
         policy,
         keys: Arc::new(ArcSwap::from_pointee(keys)),
+        renewable: false,
         max_authentication_age: None,
     };
     Gate::new(vec![issuer], 8192, Arc::new(RevocationMap::new(1000)))

@@ -113,6 +113,7 @@ fn gate(key: &SigningKey, sessions: &Sessions, map: &Arc<RevocationMap>) -> Gate
         kind,
         policy,
         keys,
+        renewable: false,
         max_authentication_age: None,
     };
     let issuers = vec![
@@ -278,7 +279,8 @@ impl World {
         let now = self.clock.now();
         for held in &self.tokens {
             for _ in 0..2 {
-                let decided = self.gate.admit(&self.cache, &held.text, &Demand::default(), now).map_err(|it| it.denial);
+                let decided = self.gate.admit(&self.cache, &held.text, &Demand::default(), now);
+                let decided = decided.map_err(|it| self.gate.refusal(it, now).denial);
                 match decided.map(|_| ()) {
                     Ok(()) => prop_assert!(!self.is_refused(held), "admitted though revoked: {:?}", held.targets),
                     Err(Denial::Expired) => {}

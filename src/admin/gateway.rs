@@ -17,7 +17,7 @@ pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// The running gateway, as far as its operators may ask about it and change it.
 pub trait Gateway: Send + Sync + 'static {
     /// What the gateway would decide about a request, and why. Changes nothing and mints nothing.
-    fn explain(&self, question: Question) -> Explanation;
+    fn explain(&self, question: Question) -> Pending<'_, Explanation>;
 
     /// What runs, since when.
     fn status(&self) -> Status;
@@ -43,7 +43,7 @@ pub trait Gateway: Send + Sync + 'static {
     /// # Errors
     ///
     /// When it is not an authentic token of a configured issuer.
-    fn identify(&self, token: &str) -> Result<Target, Denial>;
+    fn identify<'a>(&'a self, token: &'a str) -> Pending<'a, Result<Target, Denial>>;
 
     /// Whether traffic should come here.
     ///

@@ -93,7 +93,7 @@ impl TryFrom<RawQuestion> for Question {
 /// `POST /v1/explain`.
 pub(super) async fn explain(State(api): State<Api>, headers: HeaderMap, body: Body) -> Result<Json<Value>, Problem> {
     let raw: RawQuestion = body::json(&headers, body).await?;
-    let mut explanation = api.0.gateway.explain(raw.try_into()?);
+    let mut explanation = api.0.gateway.explain(raw.try_into()?).await;
     let targets = std::mem::take(&mut explanation.targets);
     let records = api.0.ledger.of_targets(&targets).await.map_err(|error| api.unreadable(&error))?;
     let mut document = json!(explanation);

@@ -8,10 +8,12 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 
 use super::auth::{Actor, Change, Changes};
 use super::problem::Problem;
 use super::{Api, body, view};
+use crate::gate::Denial;
 use crate::intake::{Accepted, InvalidRequest, Request, RevokeError};
 use crate::revocation::{Reason, RecordId, Source, Target, TargetKind};
 use crate::store::StoreError;
@@ -64,7 +66,7 @@ pub(super) async fn one(
             "the id of a single revocation is the header Idempotency-Key",
         ));
     }
-    let mut request = api.lower(raw, &actor)?;
+    let mut request = api.lower(raw, &actor).await?;
     request.id = key;
     let target = api.audited_target(&request.target);
     let outcome = api.0.ledger.revoke(request.clone()).await;
@@ -94,7 +96,8 @@ pub(super) async fn batch(
     let bytes = body::read(&headers, body, &["application/x-ndjson", "application/ndjson"], BATCH).await?;
     let reader = api.clone();
     // Lines with tokens are verified one by one, which would hold everybody else up.
-    let requests = tokio::task::spawn_blocking(move || reader.lines(&bytes, &actor))
+    let runtime = Handle::current();
+    let requests = tokio::task::spawn_blocking(move || reader.lines(&bytes, &actor, &runtime))
         .await
         .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the batch broke off"))??;
     let outcomes = api.0.ledger.revoke_all(requests.clone()).await;
@@ -128,10 +131,10 @@ pub(super) async fn batch(
 
 impl Api {
     /// What a request means, as far as its shape says. A token in it is verified and named.
-    fn lower(&self, raw: Raw, actor: &Actor) -> Result<Request, Problem> {
+    async fn lower(&self, raw: Raw, actor: &Actor) -> Result<Request, Problem> {
         let target = match (raw.target, raw.token) {
             (Some(target), None) => lower_target(target)?,
-            (None, Some(token)) => self.identify(&token)?,
+            (None, Some(token)) => self.identify(&token).await?,
             (Some(_), Some(_)) | (None, None) => {
                 return Err(Problem::bad_request("invalid_body", "give `target` or `token`, one of them"));
             }
@@ -151,8 +154,12 @@ impl Api {
         Ok(request)
     }
 
-    fn identify(&self, token: &str) -> Result<Target, Problem> {
-        self.0.gateway.identify(token).map_err(|denial| {
+    async fn identify(&self, token: &str) -> Result<Target, Problem> {
+        self.0.gateway.identify(token).await.map_err(|denial| {
+            if denial == Denial::KeysUnavailable {
+                let detail = "the keys of the token's issuer cannot be had now, so it cannot be told what it names";
+                return Problem::new(StatusCode::SERVICE_UNAVAILABLE, denial.reason(), detail);
+            }
             let detail = "the token is not an authentic token of a configured issuer, so it names nothing";
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "token_not_identified", detail)
                 .with("denial", json!(denial.reason()))
@@ -160,7 +167,7 @@ impl Api {
     }
 
     /// Every line of a batch, or what is wrong with them.
-    fn lines(&self, bytes: &Bytes, actor: &Actor) -> Result<Vec<Request>, Problem> {
+    fn lines(&self, bytes: &Bytes, actor: &Actor, runtime: &Handle) -> Result<Vec<Request>, Problem> {
         let lines = || (1_u64..).zip(bytes.split(|byte| *byte == b'\n')).filter(|line| !line.1.trim_ascii().is_empty());
         if lines().nth(LINES).is_some() {
             let detail = format!("a batch may have {LINES} lines");
@@ -171,7 +178,7 @@ impl Api {
         for (number, line) in lines() {
             let request = serde_json::from_slice::<Raw>(line)
                 .map_err(|error| Problem::bad_request("invalid_body", body::describe(&error)))
-                .and_then(|raw| self.lower(raw, actor));
+                .and_then(|raw| runtime.block_on(self.lower(raw, actor)));
             match request {
                 Ok(request) => requests.push(request),
                 Err(problem) => {

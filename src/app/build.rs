@@ -98,9 +98,11 @@ pub(super) fn snapshot(config: &Config, parts: &Parts, before: Option<&Snapshot>
             kind: Kind::Own,
             policy: sessions.policy(),
             keys: sessions.key_set(),
+            renewable: false,
             max_authentication_age: None,
         });
     }
+    let suppliers = issuers.iter().map(|_| None).collect();
     let gate = Gate::new(issuers, config.token.max_bytes, Arc::clone(&parts.map));
     let access_log = match before.filter(|before| before.config.access_log == config.access_log) {
         Some(before) => Arc::clone(&before.access_log),
@@ -109,7 +111,7 @@ pub(super) fn snapshot(config: &Config, parts: &Parts, before: Option<&Snapshot>
             Arc::new(AccessLog::open(&config.access_log, lost).map_err(BuildError::AccessLog)?)
         }
     };
-    Ok(Snapshot::new(config.clone(), gate, sessions, access_log, &parts.metrics))
+    Ok(Snapshot::new(config.clone(), gate, suppliers, sessions, access_log, &parts.metrics))
 }
 
 fn trusted(issuer: &Issuer) -> Result<TrustedIssuer, BuildError> {
@@ -142,6 +144,7 @@ fn trusted(issuer: &Issuer) -> Result<TrustedIssuer, BuildError> {
             require: issuer.require.clone(),
         },
         keys: Arc::new(ArcSwap::from_pointee(keys)),
+        renewable: false,
         max_authentication_age: issuer.max_authentication_age,
     })
 }

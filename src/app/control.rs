@@ -12,7 +12,7 @@ use crate::admin::{
 };
 use crate::config::{self, Loaded};
 use crate::gate::Denial;
-use crate::proxy::{Shared, explain};
+use crate::proxy::{Shared, explain, settle};
 use crate::revocation::{Target, TargetKind};
 use crate::session::KeyState;
 use crate::telemetry::StoreOperation;
@@ -100,8 +100,8 @@ fn check_restart(before: &config::Config, after: &config::Config) -> Result<(), 
 }
 
 impl Gateway for Control {
-    fn explain(&self, question: Question) -> Explanation {
-        explain(&self.shared.snapshot.load(), &question, self.shared.clock.now())
+    fn explain(&self, question: Question) -> Pending<'_, Explanation> {
+        Box::pin(async move { explain(&self.shared.snapshot.load_full(), &question, &self.shared.clock).await })
     }
 
     fn status(&self) -> Status {
@@ -163,10 +163,15 @@ impl Gateway for Control {
         self.shared.ledger.resolve(name_or_url).ok()
     }
 
-    fn identify(&self, token: &str) -> Result<Target, Denial> {
-        let verified = self.shared.snapshot.load().gate.authenticate(token).map_err(|stage| stage.denial)?;
-        let itself = Target::new(TargetKind::Token, &verified.claims.issuer, &verified.name);
-        Ok(verified.session().unwrap_or(itself))
+    fn identify<'a>(&'a self, token: &'a str) -> Pending<'a, Result<Target, Denial>> {
+        Box::pin(async move {
+            let snapshot = self.shared.snapshot.load_full();
+            let clock = &self.shared.clock;
+            let judged = settle(&snapshot, clock, clock.now(), |gate, now| gate.authenticate(token, now));
+            let verified = judged.await.map_err(|stage| stage.denial)?;
+            let itself = Target::new(TargetKind::Token, &verified.claims.issuer, &verified.name);
+            Ok(verified.session().unwrap_or(itself))
+        })
     }
 
     fn readiness(&self) -> Result<(), Vec<String>> {

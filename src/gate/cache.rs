@@ -8,6 +8,7 @@ use quick_cache::Weighter;
 use quick_cache::unsync::Cache;
 
 use super::Verified;
+use crate::time::Timestamp;
 
 /// One cache entry: what is remembered of a token.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub struct Remembered {
     pub verified: Verified,
     /// The revocation epoch at which its standing was last found good.
     pub(super) judged_at: Cell<u64>,
+    /// From when on it must be judged again whatever the epoch: what it rests on may be too old by then.
+    pub(super) good_until: Cell<Timestamp>,
     /// Its identity headers under each mapping that was asked for: they depend on its claims alone.
     identity: RefCell<Vec<(usize, IdentityHeaders)>>,
 }
@@ -24,8 +27,13 @@ pub struct Remembered {
 type IdentityHeaders = Rc<[(HeaderName, HeaderValue)]>;
 
 impl Remembered {
-    pub(super) fn new(verified: Verified, judged_at: u64) -> Self {
-        Self { verified, judged_at: Cell::new(judged_at), identity: RefCell::new(Vec::new()) }
+    pub(super) fn new(verified: Verified, judged_at: u64, good_until: Timestamp) -> Self {
+        Self {
+            verified,
+            judged_at: Cell::new(judged_at),
+            good_until: Cell::new(good_until),
+            identity: RefCell::new(Vec::new()),
+        }
     }
 
     /// The identity headers under mapping number `mapping`, made by `make` the first time.

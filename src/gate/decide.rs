@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::cache::Remembered;
 use super::issuer::{Kind, TrustedIssuer};
 use super::verified::{self, Verified};
-use super::{Demand, Denial, TokenCache};
+use super::{Demand, Denial, Need, TokenCache, Unsettled};
 use crate::keys::VerifyingKey;
 use crate::revocation::{RevocationMap, Standing};
 use crate::time::Timestamp;
@@ -99,8 +99,14 @@ impl Gate {
     ///
     /// # Errors
     ///
-    /// The reason it is refused for, and its issuer if that was known.
-    pub fn admit(&self, cache: &TokenCache, token: &str, demand: &Demand, now: Timestamp) -> Result<Admission, Stage> {
+    /// The reason it is refused for, and its issuer if that was known; or what must be had first.
+    pub fn admit(
+        &self,
+        cache: &TokenCache,
+        token: &str,
+        demand: &Demand,
+        now: Timestamp,
+    ) -> Result<Admission, Unsettled> {
         // The epoch is read before anything is looked up: what is written after it was released is
         // seen by the next request at the latest.
         let epoch = self.revocations.epoch();
@@ -111,7 +117,8 @@ impl Gate {
                 let algorithm = verified.key.algorithm();
                 let issuer = verified.issuer;
                 self.standing(&verified).map_err(|denial| Stage { denial, issuer: Some(issuer) })?;
-                let entry = Rc::new(Remembered::new(verified, epoch));
+                let good_until = self.good_until(&verified);
+                let entry = Rc::new(Remembered::new(verified, epoch, good_until));
                 cache.insert(token, &entry);
                 (entry, Some(algorithm))
             }
@@ -124,13 +131,13 @@ impl Gate {
             }
             refuse(denial)
         })?;
-        if entry.judged_at.get() != epoch {
-            self.judge_again(&entry.verified).map_err(|denial| {
-                if denial == Denial::UnknownKey {
+        if entry.judged_at.get() != epoch || now >= entry.good_until.get() {
+            let good_until = self.judge_again(&entry.verified, now).inspect_err(|unsettled| {
+                if matches!(unsettled, Unsettled::Denied(Stage { denial: Denial::UnknownKey, .. })) {
                     cache.remove(token);
                 }
-                refuse(denial)
             })?;
+            entry.good_until.set(good_until);
             entry.judged_at.set(epoch);
         }
         self.satisfies(&entry.verified, demand).map_err(refuse)?;
@@ -142,10 +149,10 @@ impl Gate {
     ///
     /// # Errors
     ///
-    /// The reason it is no longer honoured for.
-    pub fn still_honoured(&self, verified: &Verified, now: Timestamp) -> Result<(), Denial> {
-        self.in_time(verified, now)?;
-        self.judge_again(verified)
+    /// The reason it is no longer honoured for; or what must be had first.
+    pub fn still_honoured(&self, verified: &Verified, now: Timestamp) -> Result<(), Unsettled> {
+        self.in_time(verified, now).map_err(|denial| Stage { denial, issuer: Some(verified.issuer) })?;
+        self.judge_again(verified, now).map(drop)
     }
 
     /// Everything but standing and demand: whether `token` is authentic and well formed, and its times
@@ -153,9 +160,9 @@ impl Gate {
     ///
     /// # Errors
     ///
-    /// The first step that fails.
-    pub fn verify(&self, token: &str, now: Timestamp) -> Result<Verified, Stage> {
-        self.examine(token, Some(now))
+    /// The first step that fails; or what must be had first.
+    pub fn verify(&self, token: &str, now: Timestamp) -> Result<Verified, Unsettled> {
+        self.examine(token, now, Times::Right)
     }
 
     /// Whether `token` is authentic, whatever its times: what logout and `explain` need to know of a
@@ -163,9 +170,9 @@ impl Gate {
     ///
     /// # Errors
     ///
-    /// The first step that fails.
-    pub fn authenticate(&self, token: &str) -> Result<Verified, Stage> {
-        self.examine(token, None)
+    /// The first step that fails; or what must be had first.
+    pub fn authenticate(&self, token: &str, now: Timestamp) -> Result<Verified, Unsettled> {
+        self.examine(token, now, Times::Any)
     }
 
     /// Whether a revocation in force names `verified`.
@@ -212,31 +219,43 @@ impl Gate {
         }
     }
 
-    /// What must be asked again of a remembered token once the epoch has moved: whether its key still
-    /// counts, and its standing.
-    fn judge_again(&self, verified: &Verified) -> Result<(), Denial> {
-        let Some(issuer) = self.issuers.get(verified.issuer) else { return Err(Denial::IssuerNotAllowed) };
-        if !issuer.keys.load().contains_thumbprint(verified.key.thumbprint()) {
-            return Err(Denial::UnknownKey);
+    /// What must be asked again of a remembered token once the epoch has moved, or what it rests on may
+    /// be too old: whether its key still counts, and its standing. Returns from when on that is.
+    fn judge_again(&self, verified: &Verified, now: Timestamp) -> Result<Timestamp, Unsettled> {
+        let index = verified.issuer;
+        let refuse = |denial| Stage { denial, issuer: Some(index) };
+        let Some(issuer) = self.issuers.get(index) else { return Err(refuse(Denial::IssuerNotAllowed).into()) };
+        let keys = issuer.keys.load();
+        if now >= keys.until() {
+            return Err(Unsettled::Needs(Need::Keys { issuer: index }));
         }
-        self.standing(verified)
+        if !keys.contains(&verified.key) {
+            return Err(refuse(Denial::UnknownKey).into());
+        }
+        self.standing(verified).map_err(refuse)?;
+        Ok(keys.until())
     }
 
-    fn examine(&self, token: &str, now: Option<Timestamp>) -> Result<Verified, Stage> {
+    /// From when on what a token rests on may be too old.
+    fn good_until(&self, verified: &Verified) -> Timestamp {
+        self.issuers.get(verified.issuer).map_or(Timestamp::MIN, |issuer| issuer.keys.load().until())
+    }
+
+    fn examine(&self, token: &str, now: Timestamp, times: Times) -> Result<Verified, Unsettled> {
         let jws = Compact::parse(token, self.max_token_bytes).map_err(|error| Stage::from(Denial::from(error)))?;
         // Unverified from here to the signature: these claims may choose a key and may refuse, never admit.
         let found = self.issuers.iter().enumerate().find(|(_, issuer)| issuer.url == jws.claims.issuer);
         let Some((index, issuer)) = found else { return Err(Denial::IssuerNotAllowed.into()) };
         let refuse = |denial| Stage { denial, issuer: Some(index) };
         issuer.policy.check_header(&jws.header).map_err(|error| refuse(error.into()))?;
-        if let Some(now) = now {
+        if times == Times::Right {
             issuer.policy.check_times(&jws.claims, now).map_err(|error| refuse(error.into()))?;
         }
-        let key = signer(issuer, &jws).map_err(refuse)?;
+        let key = signer(index, issuer, &jws, now)?;
         // The signature is good: claims may be believed.
         issuer.policy.check_claims(&jws.claims).map_err(|error| refuse(error.into()))?;
         let name = jws.name();
-        self.describe(index, issuer, jws.claims, name, key).map_err(refuse)
+        Ok(self.describe(index, issuer, jws.claims, name, key).map_err(refuse)?)
     }
 
     fn describe(
@@ -283,9 +302,24 @@ impl Gate {
     }
 }
 
+/// Whether an examined token must be within its times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Times {
+    Any,
+    Right,
+}
+
 /// The key that verifies `jws`, among the issuer's keys that fit its `kid` and `alg`.
-fn signer(issuer: &TrustedIssuer, jws: &Compact<'_>) -> Result<Arc<VerifyingKey>, Denial> {
+fn signer(
+    index: usize,
+    issuer: &TrustedIssuer,
+    jws: &Compact<'_>,
+    now: Timestamp,
+) -> Result<Arc<VerifyingKey>, Unsettled> {
     let keys = issuer.keys.load();
+    if now >= keys.until() {
+        return Err(Unsettled::Needs(Need::Keys { issuer: index }));
+    }
     let mut fitting = false;
     for key in keys.candidates(jws.header.key_id.as_deref(), jws.header.algorithm) {
         fitting = true;
@@ -293,7 +327,11 @@ fn signer(issuer: &TrustedIssuer, jws: &Compact<'_>) -> Result<Arc<VerifyingKey>
             return Ok(Arc::clone(key));
         }
     }
-    Err(if fitting { Denial::BadSignature } else { Denial::UnknownKey })
+    if !fitting && issuer.renewable {
+        return Err(Unsettled::Needs(Need::Keys { issuer: index }));
+    }
+    let denial = if fitting { Denial::BadSignature } else { Denial::UnknownKey };
+    Err(Stage { denial, issuer: Some(index) }.into())
 }
 
 impl From<ParseError> for Denial {

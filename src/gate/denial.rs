@@ -24,6 +24,8 @@ pub enum Denial {
     IssuerNotAllowed,
     /// No key of the issuer fits `kid` and `alg`.
     UnknownKey,
+    /// The issuer's keys, or what a subject's tokens are bound to, could not be had.
+    KeysUnavailable,
     /// No fitting key verifies the signature.
     BadSignature,
     /// A required claim is absent.
@@ -67,6 +69,7 @@ impl Denial {
             Self::CritNotSupported => "crit_not_supported",
             Self::IssuerNotAllowed => "issuer_not_allowed",
             Self::UnknownKey => "unknown_key",
+            Self::KeysUnavailable => "keys_unavailable",
             Self::BadSignature => "bad_signature",
             Self::MissingClaim => "missing_claim",
             Self::MalformedClaim => "malformed_claim",

@@ -31,6 +31,8 @@ pub struct TrustedIssuer {
     /// The keys that count at this moment. Whoever swaps them bumps the revocation epoch afterwards,
     /// so that cached verifications are judged again.
     pub keys: Arc<ArcSwap<KeySet>>,
+    /// Whether newer ones can be had: a key that is not among them may have been published since.
+    pub renewable: bool,
     /// The oldest authentication honoured; sessions opened with its tokens are held to it too.
     pub max_authentication_age: Option<Duration>,
 }

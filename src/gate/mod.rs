@@ -1,7 +1,7 @@
 //! The decision: may this request pass?
 //!
 //! Synchronous: between the request head and [`Permit`] or [`Denial`] nothing is awaited, and `now` is
-//! an argument. The order is: read the token, check who may have signed it, check the signature, and
+//! an argument. What is not here is asked for instead ([`Need`]), and the decision made again. The order is: read the token, check who may have signed it, check the signature, and
 //! only then believe a claim; then standing, then what the route demands. A cache may remember that a
 //! signature was good; it never remembers standing, time or a route's demand.
 
@@ -9,6 +9,7 @@ mod cache;
 mod decide;
 mod denial;
 mod issuer;
+mod need;
 mod requirement;
 mod verified;
 
@@ -16,5 +17,6 @@ pub use cache::{Remembered, TokenCache};
 pub use decide::{Admission, Gate, Permit, Stage};
 pub use denial::Denial;
 pub use issuer::{Kind, TrustedIssuer};
+pub use need::{Need, Unsettled};
 pub use requirement::{ClaimRule, Demand, Requirement, Test};
 pub use verified::Verified;

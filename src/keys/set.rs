@@ -10,6 +10,7 @@ use super::jwk::{self, Jwk};
 use super::thumbprint::thumbprint;
 use super::{Unfit, VerifyingKey, pem};
 use crate::secret::Secret;
+use crate::time::Timestamp;
 use crate::token::{Algorithm, json};
 
 /// The largest key set read, in bytes of JSON; a larger one is refused unread.
@@ -22,10 +23,12 @@ pub const KEYS_MAX: usize = 1000;
 const CANDIDATES_MAX: usize = 4;
 
 /// Keys that verify the tokens of one issuer, and those that were refused.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct KeySet {
     keys: Vec<Arc<VerifyingKey>>,
     refused: Vec<Refused>,
+    /// From when on it does not count any more.
+    until: Timestamp,
 }
 
 /// A key that was in the source and is not used.
@@ -76,7 +79,7 @@ impl KeySet {
             return Err(KeySetError::TooManyKeys);
         }
         let mut names = HashSet::new();
-        let mut keys = Self::default();
+        let mut keys = Self::from_keys(Vec::new());
         for entry in list {
             let Value::Object(members) = entry else {
                 return Err(KeySetError::Malformed("an element of `keys` is not an object".to_owned()));
@@ -103,7 +106,7 @@ impl KeySet {
     pub fn from_jwk(json: &str, allowed: &[Algorithm], symmetric: bool) -> Result<Self, KeySetError> {
         let members = read(json)?;
         let key_id = jwk::key_id(&members)?;
-        let mut keys = Self::default();
+        let mut keys = Self::from_keys(Vec::new());
         keys.add_jwk(&members, key_id, allowed, symmetric)?;
         Ok(keys)
     }
@@ -117,7 +120,7 @@ impl KeySet {
         if pem.len() > JSON_BYTES_MAX {
             return Err(KeySetError::TooLarge);
         }
-        let mut keys = Self::default();
+        let mut keys = Self::from_keys(Vec::new());
         keys.add(&pem::read(pem)?, None, allowed)?;
         Ok(keys)
     }
@@ -129,7 +132,7 @@ impl KeySet {
     pub fn from_secret(secret: &Secret, allowed: &[Algorithm]) -> Result<Self, KeySetError> {
         let material = Material::Secret(secret.clone());
         allowed.iter().try_for_each(|algorithm| material.judge_for(*algorithm))?;
-        let mut keys = Self::default();
+        let mut keys = Self::from_keys(Vec::new());
         keys.add(&material, None, allowed)?;
         Ok(keys)
     }
@@ -137,7 +140,26 @@ impl KeySet {
     /// A set of keys that are known to be good, such as the gateway's own.
     #[must_use]
     pub const fn from_keys(keys: Vec<Arc<VerifyingKey>>) -> Self {
-        Self { keys, refused: Vec::new() }
+        Self { keys, refused: Vec::new(), until: Timestamp::MAX }
+    }
+
+    /// The keys of an issuer of whom nothing is known yet, not even that it has none: a set that does
+    /// not count.
+    #[must_use]
+    pub const fn unknown() -> Self {
+        Self { keys: Vec::new(), refused: Vec::new(), until: Timestamp::MIN }
+    }
+
+    /// The same keys, which do not count any more from `until` on.
+    #[must_use]
+    pub fn counting_until(self, until: Timestamp) -> Self {
+        Self { until, ..self }
+    }
+
+    /// From when on these keys do not count any more.
+    #[must_use]
+    pub const fn until(&self) -> Timestamp {
+        self.until
     }
 
     /// The keys to try for a token: those bound to its algorithm that have its `kid` or, when the key
@@ -169,10 +191,10 @@ impl KeySet {
         &self.refused
     }
 
-    /// Whether a key of this thumbprint is in the set.
+    /// Whether this key is in the set, bound to the same algorithm.
     #[must_use]
-    pub fn contains_thumbprint(&self, thumbprint: &str) -> bool {
-        self.keys.iter().any(|key| key.thumbprint() == thumbprint)
+    pub fn contains(&self, wanted: &VerifyingKey) -> bool {
+        self.keys.iter().any(|key| key.algorithm() == wanted.algorithm() && key.thumbprint() == wanted.thumbprint())
     }
 
     fn add_jwk(

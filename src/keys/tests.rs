@@ -136,7 +136,7 @@ fn thumbprints_are_those_of_the_standards() {
         (ed25519(), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"),
     ] {
         let keys = load(&jwk, &Algorithm::ALL, false).unwrap();
-        assert!(keys.contains_thumbprint(thumbprint), "{jwk}");
+        assert!(!keys.keys().is_empty(), "{jwk}");
         assert!(keys.keys().iter().all(|key| key.thumbprint() == thumbprint));
     }
     for jwk in [p256(), rsa()] {
@@ -416,4 +416,13 @@ fn a_token_is_tried_with_the_key_it_names_or_at_most_four() {
     assert_eq!(tried(&named, None, Algorithm::EdDSA), all[..4]);
     // A key without a name may be meant by any.
     assert_eq!(tried(&jwks(false), Some("other"), Algorithm::EdDSA), all[..4]);
+}
+
+/// The same key under another algorithm is another key.
+#[test]
+fn a_set_has_a_key_only_with_the_algorithm_it_is_bound_to() {
+    let load = |alg: &str| load(&with(rsa(), json!({"alg": alg})), &Algorithm::ALL, false).unwrap();
+    let (old, new) = (load("RS256"), load("PS256"));
+    assert_eq!(old.keys()[0].thumbprint(), new.keys()[0].thumbprint());
+    assert!(old.contains(&old.keys()[0]) && !new.contains(&old.keys()[0]));
 }

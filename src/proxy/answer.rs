@@ -170,7 +170,7 @@ impl Refusal {
         if let Self::MethodNotAllowed(allowed) = self {
             headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
         }
-        if matches!(self, Self::StoreNotDurable) {
+        if matches!(self, Self::StoreNotDurable | Self::Denied(Denial::KeysUnavailable)) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
         }
         if self.closes() {
@@ -206,6 +206,8 @@ pub(super) fn json(status: StatusCode, content_type: &'static str, body: String)
 const fn denial_status(denial: &Denial) -> StatusCode {
     match denial {
         Denial::MultipleTokens => StatusCode::BAD_REQUEST,
+        // Nobody is signed out because a key server is down.
+        Denial::KeysUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         Denial::InsufficientScope(_) | Denial::ClaimMismatch | Denial::CrossSite => StatusCode::FORBIDDEN,
         Denial::MissingToken
         | Denial::MalformedToken
@@ -240,6 +242,7 @@ const fn denial_detail(denial: &Denial) -> &'static str {
         Denial::CritNotSupported => "the token needs an extension that is not supported",
         Denial::IssuerNotAllowed => "the issuer is not known",
         Denial::UnknownKey => "the signing key is not known",
+        Denial::KeysUnavailable => "the keys to check the token with cannot be had",
         Denial::BadSignature => "the signature does not verify",
         Denial::MissingClaim => "a required claim is missing",
         Denial::MalformedClaim => "a claim is malformed",
@@ -270,7 +273,7 @@ fn challenge(denial: &Denial, realm: &str) -> Option<HeaderValue> {
             format!("Bearer realm={realm}, error=\"insufficient_scope\", scope={scope}")
         }
         (Denial::ClaimMismatch, _) => format!("Bearer realm={realm}, error=\"insufficient_scope\""),
-        (Denial::CrossSite, _) => return None,
+        (Denial::CrossSite | Denial::KeysUnavailable, _) => return None,
         (other, _) => {
             let detail = quoted(denial_detail(other));
             format!("Bearer realm={realm}, error=\"invalid_token\", error_description={detail}")
@@ -346,6 +349,7 @@ mod tests {
             (Denial::InsufficientScope("a b".to_owned()), 403, scope),
             (Denial::ClaimMismatch, 403, claim),
             (Denial::CrossSite, 403, None),
+            (Denial::KeysUnavailable, 503, None),
         ] {
             let (found, told, body) = answered(&Refusal::Denied(denial.clone()));
             assert_eq!((found, told), (status, challenge), "{denial:?}");

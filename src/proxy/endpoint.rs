@@ -11,11 +11,12 @@ use hyper::body::Incoming;
 
 use super::answer::{self, Refusal};
 use super::body::ResponseBody;
+use super::need::settle;
 use super::record::Record;
 use super::renewal;
 use super::snapshot::{Local, Snapshot};
 use crate::config::{Delivery, TokenPlace};
-use crate::gate::{Denial, Verified};
+use crate::gate::{Denial, Stage, Verified};
 use crate::revocation::{Source, TargetKind};
 use crate::session::{ExchangeAnswer, ExchangeError, Sessions, deliver, origin};
 use crate::telemetry::SessionOpening;
@@ -72,7 +73,7 @@ pub(super) async fn answer(
     }
     let Some(sessions) = &local.snapshot.sessions else { return Err(Refusal::NoRoute) };
     let response = match endpoint {
-        Endpoint::Describe => describe(local, sessions, record, head)?,
+        Endpoint::Describe => describe(local, sessions, record, head).await?,
         Endpoint::Exchange => exchange(local, sessions, record, head, query, body).await?,
         Endpoint::Keys => keys(sessions),
         Endpoint::Logout => logout(local, sessions, record, head).await?,
@@ -113,17 +114,22 @@ fn deny(record: &Record, denial: Denial, issuer: Option<usize>) -> Refusal {
 }
 
 /// A token that is honoured now, whatever a route would demand of it.
-fn honoured(local: &Local, record: &Record, token: &str) -> Result<Verified, Refusal> {
-    let gate = &local.snapshot.gate;
-    let verified = gate.verify(token, record.time).map_err(|stage| deny(record, stage.denial, stage.issuer))?;
-    let now = local.shared.clock.now();
-    gate.still_honoured(&verified, now).map_err(|denial| deny(record, denial, Some(verified.issuer)))?;
+async fn honoured(local: &Local, record: &Record, token: &str) -> Result<Verified, Refusal> {
+    let (snapshot, clock) = (&local.snapshot, &local.shared.clock);
+    let refuse = |stage: Stage| deny(record, stage.denial, stage.issuer);
+    let verified = settle(snapshot, clock, record.time, |gate, now| gate.verify(token, now)).await.map_err(refuse)?;
+    settle(snapshot, clock, clock.now(), |gate, now| gate.still_honoured(&verified, now)).await.map_err(refuse)?;
     Ok(verified)
 }
 
-fn describe(local: &Local, sessions: &Sessions, record: &Record, head: &Parts) -> Result<Response<Bytes>, Refusal> {
+async fn describe(
+    local: &Local,
+    sessions: &Sessions,
+    record: &Record,
+    head: &Parts,
+) -> Result<Response<Bytes>, Refusal> {
     let Some(found) = presented(local, record, head)? else { return Err(deny(record, Denial::MissingToken, None)) };
-    let verified = honoured(local, record, found.token)?;
+    let verified = honoured(local, record, found.token).await?;
     let Some(current) = renewal::current(&verified) else {
         // Another issuer's token is no session; what it says of itself is its issuer's to tell.
         return Err(deny(record, Denial::ClaimMismatch, Some(verified.issuer)));
@@ -150,8 +156,8 @@ async fn exchange(
         (Some(found), Some(token)) if found.token != token => {
             return Err(deny(record, Denial::MultipleTokens, None));
         }
-        (Some(found), _) => honoured(local, record, found.token)?,
-        (None, Some(token)) => honoured(local, record, token)?,
+        (Some(found), _) => honoured(local, record, found.token).await?,
+        (None, Some(token)) => honoured(local, record, token).await?,
     };
     let now = local.shared.clock.now();
     let minted = sessions.exchange(renewal::parent(&local.snapshot, &verified), now).map_err(|error| match error {
@@ -183,13 +189,15 @@ async fn logout(
 ) -> Result<Response<Bytes>, Refusal> {
     if let Some(found) = presented(local, record, head)? {
         // An expired token may have living descendants: its times do not matter here.
-        if let Ok(verified) = local.snapshot.gate.authenticate(found.token) {
-            let actor = verified.claims.subject.clone().unwrap_or_default();
-            if !is_over(local, &verified) {
-                for target in verified.session().into_iter().chain(verified.parent()) {
-                    renewal::end(local, record, target, &actor, Source::Logout).await?;
-                }
+        let judged =
+            settle(&local.snapshot, &local.shared.clock, record.time, |gate, now| gate.authenticate(found.token, now));
+        match judged.await {
+            Ok(verified) => end(local, record, &verified).await?,
+            // It may well be authentic, and would live on: not to be taken for a logout.
+            Err(Stage { denial: denial @ Denial::KeysUnavailable, issuer }) => {
+                return Err(deny(record, denial, issuer));
             }
+            Err(_) => {}
         }
     }
     let mut response = Response::new(Bytes::new());
@@ -199,6 +207,18 @@ async fn logout(
         Refusal::Internal
     })?;
     Ok(response)
+}
+
+/// Ends the session of a token, and the token that opened it.
+async fn end(local: &Local, record: &Record, verified: &Verified) -> Result<(), Refusal> {
+    if is_over(local, verified) {
+        return Ok(());
+    }
+    let actor = verified.claims.subject.clone().unwrap_or_default();
+    for target in verified.session().into_iter().chain(verified.parent()) {
+        renewal::end(local, record, target, &actor, Source::Logout).await?;
+    }
+    Ok(())
 }
 
 /// Whether nothing that a logout would end is alive: repeating one must not fill the store.

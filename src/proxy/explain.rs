@@ -4,19 +4,26 @@ use http::{Uri, Version};
 use serde_json::Value;
 
 use super::answer::Refusal;
+use super::need::settle;
 use super::snapshot::Snapshot;
 use super::{path, target};
 use crate::admin::{Explanation, Question, Step};
 use crate::config::TokenPlace;
 use crate::gate::{Denial, Requirement, TokenCache, Verified};
 use crate::session::origin;
-use crate::time::Timestamp;
+use crate::time::{Clock, Timestamp};
 use crate::token::Compact;
 use crate::token::present::present;
 
-/// Decides about a request that is only talked about. Changes nothing, counts nothing, mints nothing.
-#[must_use]
-pub fn explain(snapshot: &Snapshot, question: &Question, now: Timestamp) -> Explanation {
+/// Decides about a request that is only talked about. Changes nothing, counts nothing, mints nothing; only
+/// keys and the like that the decision needs are fetched, as for a request.
+pub async fn explain(snapshot: &Snapshot, question: &Question, clock: &Clock) -> Explanation {
+    let now = clock.now();
+    if let Ok(Some(presented)) = present(&question.headers, &snapshot.config.token.from) {
+        // Only to have what is needed: what comes of it is told below, step by step.
+        drop(settle(snapshot, clock, now, |gate, now| gate.verify(presented.token, now)).await);
+    }
+    let now = clock.now();
     let mut told = Explanation {
         at: now,
         admitted: false,
@@ -70,16 +77,17 @@ fn walk(snapshot: &Snapshot, question: &Question, now: Timestamp, told: &mut Exp
     told.pass("present", format!("one token of {} bytes", presented.token.len()));
     show_unverified(snapshot, presented.token, told);
 
-    let verified = authenticate(snapshot, presented.token, told)?;
+    let verified = authenticate(snapshot, presented.token, now, told)?;
     let gate = &snapshot.gate;
-    gate.verify(presented.token, now).map_err(|stage| told.deny("times", stage.denial))?;
+    let refusal = |unsettled| gate.refusal(unsettled, now).denial;
+    gate.verify(presented.token, now).map_err(|it| told.deny("times", refusal(it)))?;
     gate.in_time(&verified, now).map_err(|denial| told.deny("times", denial))?;
     told.pass("times", format!("good until {}", verified.until));
     gate.standing(&verified).map_err(|denial| told.deny("standing", denial))?;
     told.pass("standing", format!("no revocation in force for any of its {} targets", told.targets.len()));
     // A cache of its own, so that asking changes nothing that requests see.
     let cache = TokenCache::new(0);
-    gate.admit(&cache, presented.token, demand, now).map_err(|stage| told.deny("requirement", stage.denial))?;
+    gate.admit(&cache, presented.token, demand, now).map_err(|it| told.deny("requirement", refusal(it)))?;
     told.pass("requirement", "the token has what the route demands".to_owned());
     Ok(())
 }
@@ -111,8 +119,10 @@ fn show_unverified(snapshot: &Snapshot, token: &str, told: &mut Explanation) {
     told.claims = Some(Value::Object(jws.claims.all));
 }
 
-fn authenticate(snapshot: &Snapshot, token: &str, told: &mut Explanation) -> Result<Verified, Refusal> {
-    let verified = snapshot.gate.authenticate(token).map_err(|stage| {
+fn authenticate(snapshot: &Snapshot, token: &str, now: Timestamp, told: &mut Explanation) -> Result<Verified, Refusal> {
+    let gate = &snapshot.gate;
+    let verified = gate.authenticate(token, now).map_err(|unsettled| {
+        let stage = gate.refusal(unsettled, now);
         let step = match &stage.denial {
             Denial::TokenTooLarge
             | Denial::MalformedToken
@@ -121,7 +131,7 @@ fn authenticate(snapshot: &Snapshot, token: &str, told: &mut Explanation) -> Res
             | Denial::MissingClaim => "parse",
             Denial::IssuerNotAllowed => "issuer",
             Denial::BadSignature => "signature",
-            Denial::AlgNotAllowed | Denial::TypNotAllowed | Denial::UnknownKey => "key",
+            Denial::AlgNotAllowed | Denial::TypNotAllowed | Denial::UnknownKey | Denial::KeysUnavailable => "key",
             _ => "claims",
         };
         told.deny(step, stage.denial)

@@ -9,6 +9,7 @@ mod body;
 mod endpoint;
 mod explain;
 mod headers;
+mod need;
 mod path;
 mod record;
 mod renewal;
@@ -32,13 +33,14 @@ pub use self::body::ResponseBody;
 use self::body::{BodyFailure, RequestBody};
 pub use self::explain::explain;
 pub use self::headers::Peer;
+pub use self::need::{Supplied, Supplier, settle};
 pub use self::path::PathError;
 use self::record::Record;
 pub use self::snapshot::{Local, Shared, Snapshot, Worker};
 use self::target::Target;
 use self::upstream::{ForwardError, Lease};
 use crate::config::{Route, TokenPlace};
-use crate::gate::{Demand, Denial, Permit, Remembered, Requirement};
+use crate::gate::{Demand, Denial, Gate, Permit, Remembered, Requirement};
 use crate::session::origin;
 use crate::token::present::{PresentError, Presented, present};
 
@@ -101,12 +103,12 @@ async fn pass(
     let (permit, place) = match &route.auth {
         Requirement::Public => (Permit::public(), None),
         Requirement::Token(demand) => {
-            let (permit, place) = decide(local, record, demand, &head, authority.as_ref())?;
+            let (permit, place) = decide(local, record, demand, &head, authority.as_ref()).await?;
             (permit, Some(place))
         }
     };
     let renewal = renewal::plan(snapshot, &permit, record.time);
-    let earlier = if route.login { renewal::earlier_session(snapshot, &head.headers) } else { None };
+    let earlier = if route.login { renewal::earlier_session(local, &head.headers, record.time).await } else { None };
 
     let length = content_length(&head.headers, &incoming);
     let has_body = !http_body::Body::is_end_stream(&incoming);
@@ -149,7 +151,7 @@ async fn pass(
 }
 
 /// The decision about a request that needs a token, and the place the token was in.
-fn decide(
+async fn decide(
     local: &Local,
     record: &mut Record,
     demand: &Demand,
@@ -177,13 +179,16 @@ fn decide(
             return Err(deny(record, Denial::CrossSite, None));
         }
     }
-    let began = std::time::Instant::now();
-    match snapshot.gate.admit(&local.cache, token, demand, record.time) {
-        Ok(admission) => {
+    let judge = |gate: &Gate, now| {
+        let began = std::time::Instant::now();
+        gate.admit(&local.cache, token, demand, now).map(|admission| (admission, began.elapsed()))
+    };
+    match settle(snapshot, &local.shared.clock, record.time, judge).await {
+        Ok((admission, took)) => {
             let metrics = &local.shared.metrics;
             if admission.cached { &metrics.token_cache_hits } else { &metrics.token_cache_misses }.inc();
             if let Some(algorithm) = admission.verified {
-                metrics.verified(algorithm, began.elapsed());
+                metrics.verified(algorithm, took);
             }
             if let Some(metrics) = snapshot.decision_metrics.get(admission.issuer) {
                 metrics.permitted();

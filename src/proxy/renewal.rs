@@ -9,6 +9,7 @@ use std::rc::Rc;
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 
 use super::answer::Refusal;
+use super::need::settle;
 use super::record::Record;
 use super::snapshot::{Local, Snapshot};
 use crate::config::{Delivery, TokenPlace};
@@ -56,9 +57,11 @@ pub(super) fn plan(snapshot: &Snapshot, permit: &Permit, now: Timestamp) -> Rene
 }
 
 /// The session that a login request still carries: a new login ends it.
-pub(super) fn earlier_session(snapshot: &Snapshot, headers: &HeaderMap) -> Option<Target> {
+pub(super) async fn earlier_session(local: &Local, headers: &HeaderMap, now: Timestamp) -> Option<Target> {
+    let snapshot = &local.snapshot;
     let presented = present(headers, &snapshot.config.token.from).ok()??;
-    snapshot.gate.authenticate(presented.token).ok()?.session()
+    let judged = settle(snapshot, &local.shared.clock, now, |gate, now| gate.authenticate(presented.token, now));
+    judged.await.ok()?.session()
 }
 
 /// Completes the head of an upstream's response: takes out what only the gateway may say, and puts in
@@ -87,7 +90,7 @@ pub(super) async fn finish(
         return Ok(());
     }
     if let (Some(bearer), Some(credential)) = (permit.bearer(), credential) {
-        renew(local, sessions, bearer, renewal, credential, headers);
+        renew(local, sessions, bearer, renewal, credential, headers).await;
     }
     Ok(())
 }
@@ -107,7 +110,7 @@ fn take_grant(headers: &mut HeaderMap) -> Result<Option<Grant>, Refusal> {
 }
 
 /// Gives a successor or a session, unless something has happened since the request was admitted.
-fn renew(
+async fn renew(
     local: &Local,
     sessions: &Sessions,
     bearer: &Remembered,
@@ -117,14 +120,16 @@ fn renew(
 ) {
     let snapshot = &local.snapshot;
     let metrics = &local.shared.metrics;
-    let now = local.shared.clock.now();
-    if let Err(denial) = snapshot.gate.still_honoured(&bearer.verified, now) {
+    let clock = &local.shared.clock;
+    let judged = settle(snapshot, clock, clock.now(), |gate, now| gate.still_honoured(&bearer.verified, now));
+    if let Err(stage) = judged.await {
         metrics.reissued(ReissueResult::Refused);
-        if matches!((&denial, credential), (Denial::Revoked(_), TokenPlace::Cookie(_))) {
+        if matches!((&stage.denial, credential), (Denial::Revoked(_), TokenPlace::Cookie(_))) {
             clear_cookie(snapshot, headers);
         }
         return;
     }
+    let now = clock.now();
     let (minted, delivery) = match renewal {
         Renewal::None => return,
         Renewal::Slide => {
@@ -185,7 +190,8 @@ async fn log_in(
         Refusal::Internal
     })?;
     // The new token is judged as it will be when it comes back: whom it names may be blocked.
-    let honoured = snapshot.gate.verify(minted.token(), now).map_err(|stage| stage.denial);
+    let judged = settle(snapshot, &local.shared.clock, now, |gate, now| gate.verify(minted.token(), now));
+    let honoured = judged.await.map_err(|stage| stage.denial);
     if let Err(denial) = honoured.and_then(|verified| snapshot.gate.standing(&verified)) {
         record.denied(&denial, None);
         return Err(Refusal::LoginRefused(denial));

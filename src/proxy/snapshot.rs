@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::headers::Cleaner;
+use super::need::Supplier;
 use super::route::RouteTable;
 use super::upstream::Pool;
 use crate::config::{Config, Identity};
@@ -38,6 +39,8 @@ pub struct Snapshot {
     pub config: Config,
     /// What tokens are judged by.
     pub gate: Gate,
+    /// By issuer of the gate: where what a decision lacks is had.
+    pub suppliers: Vec<Option<Arc<dyn Supplier>>>,
     /// Which route a request takes; an index into the configuration's.
     pub(super) routes: RouteTable,
     /// What must not reach an upstream.
@@ -64,6 +67,7 @@ impl Snapshot {
     pub fn new(
         config: Config,
         gate: Gate,
+        suppliers: Vec<Option<Arc<dyn Supplier>>>,
         sessions: Option<Arc<Sessions>>,
         access_log: Arc<AccessLog>,
         metrics: &Metrics,
@@ -87,6 +91,7 @@ impl Snapshot {
             mappings,
             mapping_of,
             gate,
+            suppliers,
             sessions,
             access_log,
             config,

@@ -7,7 +7,7 @@ use crate::gate::Denial;
 use crate::revocation::TargetKind;
 
 /// Every reason of [`Denial::reason`], at the place that [`place`] gives it.
-const REASONS: [&str; 28] = [
+const REASONS: [&str; 29] = [
     "missing_token",
     "multiple_tokens",
     "malformed_token",
@@ -36,6 +36,7 @@ const REASONS: [&str; 28] = [
     "insufficient_scope",
     "claim_mismatch",
     "cross_site",
+    "keys_unavailable",
 ];
 
 /// The decisions about tokens of one issuer, or about requests without a known one.
@@ -95,6 +96,7 @@ const fn place(denial: &Denial) -> usize {
         Denial::InsufficientScope(_) => 25,
         Denial::ClaimMismatch => 26,
         Denial::CrossSite => 27,
+        Denial::KeysUnavailable => 28,
     }
 }
 
@@ -126,6 +128,7 @@ mod tests {
             Denial::InsufficientScope("secret scope".to_owned()),
             Denial::ClaimMismatch,
             Denial::CrossSite,
+            Denial::KeysUnavailable,
         ];
         all.extend(TargetKind::ALL.map(Denial::Revoked));
         all

@@ -41,10 +41,10 @@ fn now() -> Timestamp {
 }
 
 impl Gateway for FakeGateway {
-    fn explain(&self, question: Question) -> Explanation {
+    fn explain(&self, question: Question) -> Pending<'_, Explanation> {
         let authorization = question.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let refused = authorization != Some("Bearer good");
-        Explanation {
+        let explanation = Explanation {
             at: now(),
             admitted: !refused,
             status: refused.then_some(401),
@@ -57,7 +57,8 @@ impl Gateway for FakeGateway {
             claims: Some(json!({ "sub": "alice" })),
             verified: true,
             targets: vec![Target::new(TargetKind::Subject, ACCOUNTS, "alice")],
-        }
+        };
+        Box::pin(async { explanation })
     }
 
     fn status(&self) -> Status {
@@ -99,12 +100,14 @@ impl Gateway for FakeGateway {
         (name_or_url == "accounts").then(|| ACCOUNTS.to_owned())
     }
 
-    fn identify(&self, token: &str) -> Result<Target, Denial> {
-        if token == "authentic.but.expired" {
-            Ok(Target::new(TargetKind::Token, ACCOUNTS, "jti-7"))
-        } else {
-            Err(Denial::BadSignature)
-        }
+    fn identify<'a>(&'a self, token: &'a str) -> Pending<'a, Result<Target, Denial>> {
+        Box::pin(async move {
+            match token {
+                "authentic.but.expired" => Ok(Target::new(TargetKind::Token, ACCOUNTS, "jti-7")),
+                "keys.are.away" => Err(Denial::KeysUnavailable),
+                _ => Err(Denial::BadSignature),
+            }
+        })
     }
 
     fn readiness(&self) -> Result<(), Vec<String>> {

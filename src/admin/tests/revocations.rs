@@ -43,6 +43,9 @@ async fn a_raw_token_names_itself_and_is_shown_nowhere() {
     let forged = json!({ "token": "forged.secret.token", "reason": "logout" });
     let answer = fixture.ask("POST", "/v1/revocations", Some(forged)).await;
     assert_eq!(answer.problem(422, "token_not_identified")["denial"], "bad_signature");
+    let unknown = json!({ "token": "keys.are.away", "reason": "logout" });
+    let answer = fixture.ask("POST", "/v1/revocations", Some(unknown)).await;
+    answer.problem(503, "keys_unavailable");
     let wrong = r#"{"token": "forged.secret.token", "reason": ["forged.secret.token"]}"#;
     let wrong = Request::post("/v1/revocations")
         .header("content-type", "application/json")

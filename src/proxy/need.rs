@@ -1,0 +1,71 @@
+//! What a decision lacked, and where it is had: the one place that waits for it.
+//!
+//! The gate decides without waiting. When it cannot ([`Unsettled::Needs`]), what it lacks is had from the
+//! issuer's [`Supplier`], once, within [`PATIENCE`], and the question is asked again with a fresh `now`.
+//! What is lacking still is a refusal.
+
+use std::fmt;
+use std::pin::Pin;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::snapshot::Snapshot;
+use crate::gate::{Denial, Gate, Need, Stage, Unsettled};
+use crate::time::{Clock, Timestamp};
+
+/// How long a request waits for what its decision lacks; afterwards it is refused with 503, and whatever
+/// was under way goes on for those who come later. Suppliers have shorter limits of their own.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Gets what decisions about one issuer's tokens lack.
+///
+/// Asked for each request that lacks something, also when strangers send ten thousand of them a second:
+/// it is up to the supplier that they share one look-up, and that one which has just been made is not
+/// made again.
+pub trait Supplier: Send + Sync + fmt::Debug {
+    /// Gets it, or finds that it is as it was. `Ok` says that asking the gate again is worth while; what
+    /// it lacks then does not exist.
+    ///
+    /// # Errors
+    ///
+    /// [`Denial::KeysUnavailable`] when it cannot be had.
+    fn supply(&self, need: Need) -> Supplied<'_>;
+}
+
+/// What [`Supplier::supply`] is on the way to.
+pub type Supplied<'a> = Pin<Box<dyn Future<Output = Result<(), Denial>> + Send + 'a>>;
+
+/// Gets what a decision lacked.
+///
+/// # Errors
+///
+/// [`Denial::KeysUnavailable`] when it cannot be had, or not in time.
+async fn supply(snapshot: &Snapshot, need: Need) -> Result<(), Denial> {
+    let Some(Some(supplier)) = snapshot.suppliers.get(need.issuer()) else { return Err(Denial::KeysUnavailable) };
+    timeout(PATIENCE, supplier.supply(need)).await.unwrap_or(Err(Denial::KeysUnavailable))
+}
+
+/// Asks the gate, and once more if it lacks something that can be had.
+///
+/// # Errors
+///
+/// Why the answer is no.
+pub async fn settle<T>(
+    snapshot: &Snapshot,
+    clock: &Clock,
+    now: Timestamp,
+    ask: impl Fn(&Gate, Timestamp) -> Result<T, Unsettled>,
+) -> Result<T, Stage> {
+    let gate = &snapshot.gate;
+    let need = match ask(gate, now) {
+        Ok(answer) => return Ok(answer),
+        Err(Unsettled::Denied(stage)) => return Err(stage),
+        Err(Unsettled::Needs(need)) => need,
+    };
+    let issuer = Some(need.issuer());
+    // In a box: it is rare, and must not make every request's future larger.
+    Box::pin(supply(snapshot, need)).await.map_err(|denial| Stage { denial, issuer })?;
+    let now = clock.now();
+    ask(gate, now).map_err(|unsettled| gate.refusal(unsettled, now))
+}
