@@ -16,7 +16,8 @@ use super::outcome::{Accepted, Event, LedgerError, LiftError, Lifted, RevokeErro
 use super::request::{InvalidRequest, Meaning, Request};
 use crate::revocation::{Form, Full, Horizons, InForce, RecordId, Revocation, RevocationMap, Target, UnknownIssuer};
 use crate::store::{
-    Acknowledgement, Appended, Body, Cursor, Entry, Filter, Kept, Live, Page, Store, StoreError, StoreStatus,
+    Acknowledgement, Appended, Body, Cursor, Document, DocumentKind, DocumentWrite, Entry, Filter, Kept, Live, Page,
+    Put, Store, StoreError, StoreStatus,
 };
 use crate::time::{Clock, Timestamp};
 
@@ -257,6 +258,37 @@ impl Ledger {
         let inner = Arc::clone(&self.inner);
         let task = tokio::task::spawn_blocking(move || inner.change_limits(horizons));
         task.await.unwrap_or(Err(LedgerError::Store(StoreError::Stopped)))
+    }
+
+    /// Writes documents, all of them or none. When this returns [`Put::Written`], they are on disk. A call
+    /// that is dropped half-way is carried out all the same.
+    ///
+    /// # Errors
+    ///
+    /// When the store does not take them, or does not write: after [`StoreError::NotDurable`] it is not
+    /// known whether they are there.
+    pub async fn put(&self, writes: Vec<DocumentWrite>) -> Result<Put, StoreError> {
+        self.inner.store.put(writes).await.unwrap_or(Err(StoreError::Stopped))
+    }
+
+    /// The document of this kind with this key. Whether it still means something is for the caller to
+    /// ask: [`Document::is_live`].
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub async fn document(&self, kind: DocumentKind, key: &str) -> Result<Option<Document>, StoreError> {
+        let key = key.to_owned();
+        self.inner.ask(move |store| store.document(kind, &key)).await
+    }
+
+    /// Hands out every document of a kind, in the order of their keys. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read: then some were not handed out.
+    pub fn documents(&self, kind: DocumentKind, each: &mut dyn FnMut(Document)) -> Result<(), StoreError> {
+        self.inner.store.documents(kind, each)
     }
 
     /// What the store says about itself.

@@ -14,4 +14,6 @@ pub use ledger::Ledger;
 pub use outcome::{Accepted, Event, LedgerError, LiftError, Lifted, RevokeError, Swept};
 pub use request::{InvalidRequest, Request};
 
-pub use crate::store::{Cursor, Filter, Kept, Page, StoreStatus};
+pub use crate::store::{
+    Cursor, Document, DocumentKind, DocumentWrite, Filter, Kept, Page, Put, StoreError, StoreStatus,
+};

@@ -5,7 +5,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::{Acknowledgement, Appended, Body, Cursor, Entry, Filter, Kept, Live, Page, Store, StoreError, StoreStatus};
+use super::document::{self, Document, DocumentKind, DocumentWrite, MAX_DOCUMENTS, Put};
+use super::{
+    Acknowledgement, Appended, Body, Cursor, Entry, Filter, Kept, Live, Page, PutAcknowledgement, Store, StoreError,
+    StoreStatus,
+};
 use crate::revocation::{Form, InForce, Lift, RecordId, Revocation, Target};
 use crate::time::Timestamp;
 
@@ -13,6 +17,7 @@ use crate::time::Timestamp;
 #[derive(Debug)]
 pub struct MemoryStore {
     store_id: String,
+    max_documents: u64,
     kept: Mutex<Contents>,
 }
 
@@ -26,6 +31,7 @@ struct Contents {
     by_id: HashMap<RecordId, u64>,
     by_target: HashMap<Target, Vec<u64>>,
     lifts_by_target: HashMap<Target, Vec<RecordId>>,
+    documents: [BTreeMap<String, Document>; DocumentKind::ALL.len()],
     settings: HashMap<String, String>,
 }
 
@@ -39,7 +45,11 @@ impl MemoryStore {
     /// An empty store.
     #[must_use]
     pub fn new() -> Self {
-        Self { store_id: uuid::Uuid::now_v7().to_string(), kept: Mutex::default() }
+        Self::with_max_documents(MAX_DOCUMENTS)
+    }
+
+    pub(super) fn with_max_documents(max_documents: u64) -> Self {
+        Self { store_id: uuid::Uuid::now_v7().to_string(), max_documents, kept: Mutex::default() }
     }
 
     fn kept(&self) -> MutexGuard<'_, Contents> {
@@ -113,7 +123,41 @@ impl Contents {
                 remove(&mut self.lifts_by_target, &lift.target, of);
             }
         }
-        numbers.len() + lifts.len()
+        let forgotten = numbers.len() + lifts.len();
+        forgotten + self.forget_documents(before, limit - forgotten)
+    }
+
+    fn forget_documents(&mut self, before: Timestamp, limit: usize) -> usize {
+        let mut left = limit;
+        for documents in &mut self.documents {
+            documents.retain(|_, it| {
+                let goes = left > 0 && it.forget_at.is_some_and(|at| at < before);
+                left -= usize::from(goes);
+                !goes
+            });
+        }
+        limit - left
+    }
+
+    fn put(&mut self, writes: Vec<DocumentWrite>, max_documents: u64) -> Result<Put, StoreError> {
+        document::check(&writes)?;
+        let mut counts = self.documents.each_ref().map(|documents| documents.len() as u64);
+        for write in &writes {
+            let kind = write.document.kind;
+            let there = self.documents[kind.place()].get(&write.document.key);
+            if !write.may_replace(there.map_or(0, |it| it.revision)) {
+                return Ok(Put::Conflict(there.cloned()));
+            }
+            counts[kind.place()] += u64::from(there.is_none());
+            if there.is_none() && counts[kind.place()] > max_documents {
+                return Err(StoreError::Full(kind));
+            }
+        }
+        for DocumentWrite { document, .. } in writes {
+            self.sequence += 1;
+            self.documents[document.kind.place()].insert(document.key.clone(), document);
+        }
+        Ok(Put::Written)
     }
 }
 
@@ -206,6 +250,23 @@ impl Store for MemoryStore {
         Ok(page)
     }
 
+    fn put(&self, writes: Vec<DocumentWrite>) -> PutAcknowledgement {
+        let (done, answer) = oneshot::channel();
+        // As above.
+        let _ = done.send(self.kept().put(writes, self.max_documents));
+        answer
+    }
+
+    fn document(&self, kind: DocumentKind, key: &str) -> Result<Option<Document>, StoreError> {
+        Ok(self.kept().documents[kind.place()].get(key).cloned())
+    }
+
+    fn documents(&self, kind: DocumentKind, each: &mut dyn FnMut(Document)) -> Result<(), StoreError> {
+        let documents: Vec<_> = self.kept().documents[kind.place()].values().cloned().collect();
+        documents.into_iter().for_each(each);
+        Ok(())
+    }
+
     fn forget(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
         Ok(self.kept().forget(before, limit))
     }
@@ -226,7 +287,10 @@ impl Store for MemoryStore {
             survives: false,
             store_id: self.store_id.clone(),
             sequence: kept.sequence,
-            records: (kept.revocations.len() + kept.lifts.len() + kept.settings.len()) as u64,
+            records: (kept.revocations.len()
+                + kept.lifts.len()
+                + kept.settings.len()
+                + kept.documents.iter().map(BTreeMap::len).sum::<usize>()) as u64,
             failure: None,
         }
     }

@@ -1,9 +1,11 @@
-//! Where revocation state survives: an append-only set of immutable records, behind one trait.
+//! Where revocation state survives: an append-only set of immutable records, and beside them documents,
+//! which change; behind one trait.
 //!
 //! A store never loosens anything by accident. What was acknowledged is there after a crash; what is
 //! damaged, emptied, swapped or missing is an error that names the way out, never "nothing is
 //! revoked"; after a failed write nothing is acknowledged any more.
 
+mod document;
 mod memory;
 mod record;
 mod sqlite;
@@ -14,6 +16,10 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+pub use self::document::{
+    Document, DocumentKind, DocumentWrite, MAX_DOCUMENT_BYTES, MAX_DOCUMENT_KEY_BYTES, MAX_DOCUMENTS,
+    MAX_DOCUMENTS_PER_PUT, Put, UnfitDocument,
+};
 pub use self::memory::MemoryStore;
 pub use self::sqlite::{AcceptLoss, Damage, OpenError, SqliteStore};
 use crate::revocation::{InForce, Lift, RecordId, Revocation, Target, TargetKind};
@@ -146,7 +152,7 @@ pub struct StoreStatus {
     pub store_id: String,
     /// The number of the newest entry.
     pub sequence: u64,
-    /// How many rows it keeps: revocations, tombstones and settings.
+    /// How many rows it keeps: revocations, tombstones, documents and settings.
     pub records: u64,
     /// Why it no longer acknowledges anything; `None` while all is well.
     pub failure: Option<String>,
@@ -169,6 +175,9 @@ pub enum StoreError {
     /// What it keeps is not what was written.
     #[error(transparent)]
     Damaged(Arc<OpenError>),
+    /// It holds as many documents of this kind as may be. Nothing was written.
+    #[error("the store holds as many documents of the kind {0:?} as may be")]
+    Full(DocumentKind),
     /// A write failed, now or earlier. What reached the disk is not known, so nothing is acknowledged
     /// until the store is opened again.
     #[error("a write failed, so the store acknowledges nothing until restart")]
@@ -179,15 +188,22 @@ pub enum StoreError {
     /// Its writer is gone.
     #[error("the store has stopped")]
     Stopped,
+    /// What should be put is no document of a store. Nothing was written.
+    #[error(transparent)]
+    Unfit(#[from] UnfitDocument),
 }
 
 /// The answer to an append: one outcome an entry, in order, once all of them are durable.
 pub type Acknowledgement = oneshot::Receiver<Result<Vec<Appended>, StoreError>>;
 
-/// A place where entries survive.
+/// The answer to a put, once it is durable.
+pub type PutAcknowledgement = oneshot::Receiver<Result<Put, StoreError>>;
+
+/// A place where entries and documents survive.
 ///
-/// Entries of one `append` become durable together, and appends in the order in which they were made.
-/// All methods but `append` and `status` block; call them where that is allowed.
+/// Entries of one `append` become durable together, and so do the documents of one `put`; appends and
+/// puts in the order in which they were made. All methods but `append`, `put` and `status` block; call
+/// them where that is allowed.
 pub trait Store: Send + Sync + fmt::Debug {
     /// Which store this is: a UUID drawn when it was made, and the origin of this node's entries.
     fn store_id(&self) -> &str;
@@ -252,8 +268,26 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// When the store cannot be read.
     fn page(&self, filter: &Filter, from: Option<Cursor>, limit: usize) -> Result<Page, StoreError>;
 
-    /// Drops at most `limit` entries whose `forget_at` is before `before`; returns how many. A
-    /// tombstone goes after everything that could go with it.
+    /// Queues documents to be written, all of them or none, and returns at once. What each expects is
+    /// compared where it is written: of two puts that expect the same, one is told of the other.
+    fn put(&self, writes: Vec<DocumentWrite>) -> PutAcknowledgement;
+
+    /// The document of this kind with this key, forgotten or not as long as it is there.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    fn document(&self, kind: DocumentKind, key: &str) -> Result<Option<Document>, StoreError>;
+
+    /// Hands out every document of a kind, in the order of their keys.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read: then some were not handed out.
+    fn documents(&self, kind: DocumentKind, each: &mut dyn FnMut(Document)) -> Result<(), StoreError>;
+
+    /// Drops at most `limit` entries and documents whose `forget_at` is before `before`; returns how
+    /// many. A tombstone goes after everything that could go with it.
     ///
     /// # Errors
     ///

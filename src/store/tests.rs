@@ -1,5 +1,7 @@
 //! One contract, whichever the store.
 
+pub(super) mod documents;
+
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 

@@ -7,7 +7,8 @@ use tokio::sync::oneshot;
 
 use crate::revocation::{RecordId, Revocation, Target};
 use crate::store::{
-    Acknowledgement, Cursor, Entry, Filter, Kept, Live, MemoryStore, Page, Store, StoreError, StoreStatus,
+    Acknowledgement, Cursor, Document, DocumentKind, DocumentWrite, Entry, Filter, Kept, Live, MemoryStore, Page,
+    PutAcknowledgement, Store, StoreError, StoreStatus,
 };
 use crate::time::Timestamp;
 
@@ -17,14 +18,35 @@ pub(crate) struct FailingStore {
     pub(crate) failing: AtomicBool,
 }
 
+fn no_disk() -> StoreError {
+    StoreError::NotDurable(Arc::new(std::io::Error::other("no disk")))
+}
+
 impl Store for FailingStore {
     fn append(&self, entries: Vec<Entry>) -> Acknowledgement {
         if !self.failing.load(Ordering::Relaxed) {
             return self.inner.append(entries);
         }
         let (reply, answer) = oneshot::channel();
-        drop(reply.send(Err(StoreError::NotDurable(Arc::new(std::io::Error::other("no disk"))))));
+        drop(reply.send(Err(no_disk())));
         answer
+    }
+
+    fn put(&self, writes: Vec<DocumentWrite>) -> PutAcknowledgement {
+        if !self.failing.load(Ordering::Relaxed) {
+            return self.inner.put(writes);
+        }
+        let (reply, answer) = oneshot::channel();
+        drop(reply.send(Err(no_disk())));
+        answer
+    }
+
+    fn document(&self, kind: DocumentKind, key: &str) -> Result<Option<Document>, StoreError> {
+        self.inner.document(kind, key)
+    }
+
+    fn documents(&self, kind: DocumentKind, each: &mut dyn FnMut(Document)) -> Result<(), StoreError> {
+        self.inner.documents(kind, each)
     }
 
     fn status(&self) -> StoreStatus {

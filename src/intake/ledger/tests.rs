@@ -465,3 +465,23 @@ proptest! {
         }
     }
 }
+
+#[tokio::test]
+async fn documents_go_through_the_ledger_and_are_swept_with_the_rest() {
+    let desk = Desk::in_memory();
+    let write = |revision, forget_at| {
+        let key = "a".to_owned();
+        let document = Document { kind: DocumentKind::Session, key, revision, body: "{}".to_owned(), forget_at };
+        vec![DocumentWrite { document, expects: Some(revision - 1) }]
+    };
+    assert_eq!(desk.ledger.put(write(1, None)).await.unwrap(), Put::Written);
+    assert_eq!(desk.ledger.put(write(2, Some(start()))).await.unwrap(), Put::Written);
+    let found = desk.ledger.document(DocumentKind::Session, "a").await.unwrap().unwrap();
+    assert_eq!((found.revision, found.is_live(start())), (2, false), "over, and there until it is swept");
+    let mut all = Vec::new();
+    desk.ledger.documents(DocumentKind::Session, &mut |it| all.push(it)).unwrap();
+    assert_eq!(all, [found]);
+    desk.clock.advance(2 * HOUR);
+    assert_eq!(desk.ledger.sweep().unwrap().records, 1);
+    assert_eq!(desk.ledger.document(DocumentKind::Session, "a").await.unwrap(), None);
+}

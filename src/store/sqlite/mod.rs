@@ -1,5 +1,6 @@
 //! The store on disk: one SQLite file in a folder of its own, with a mark beside it.
 
+mod documents;
 mod mark;
 mod open;
 mod read;
@@ -20,7 +21,10 @@ use tokio::sync::oneshot;
 use self::open::{Files, Refused, connect};
 use self::rows::Names;
 use self::writer::{Command, Shared, Writer};
-use super::{Acknowledgement, Cursor, Entry, Filter, Kept, Live, Page, Store, StoreError, StoreStatus};
+use super::document::{self, Document, DocumentKind, DocumentWrite, MAX_DOCUMENTS};
+use super::{
+    Acknowledgement, Cursor, Entry, Filter, Kept, Live, Page, PutAcknowledgement, Store, StoreError, StoreStatus,
+};
 use crate::revocation::{RecordId, Revocation, Target};
 use crate::time::Timestamp;
 
@@ -55,11 +59,15 @@ impl SqliteStore {
     ///
     /// When the folder is in use or cannot be used, and when anything in it is not as it was written.
     pub fn open(folder: &Path, accept_loss: AcceptLoss) -> Result<Self, OpenError> {
+        Self::open_with(folder, accept_loss, MAX_DOCUMENTS)
+    }
+
+    pub(super) fn open_with(folder: &Path, accept_loss: AcceptLoss, max_documents: u64) -> Result<Self, OpenError> {
         let (files, lock) = Files::claim(folder)?;
         if accept_loss == AcceptLoss::Yes && matches!(Self::verify(&files), Err(Refused::Damaged(_))) {
             files.set_aside()?;
         }
-        Self::start(&files, lock).map_err(|why| files.refused(why))
+        Self::start(&files, lock, max_documents).map_err(|why| files.refused(why))
     }
 
     fn verify(files: &Files) -> Result<(), Refused> {
@@ -67,7 +75,7 @@ impl SqliteStore {
         read::replay(&files.database(), &state, &|_| {})
     }
 
-    fn start(files: &Files, lock: File) -> Result<Self, Refused> {
+    fn start(files: &Files, lock: File, max_documents: u64) -> Result<Self, Refused> {
         let (connection, state, mark) = files.open()?;
         let reader = connect(&files.database(), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         let names = Names::read(&connection)?;
@@ -75,7 +83,7 @@ impl SqliteStore {
         shared.publish(&state);
         let store_id = state.store_id.clone();
         let (commands, queue) = sync_channel(QUEUE);
-        let writer = Writer::new(connection, state, names, mark, Arc::clone(&shared));
+        let writer = Writer::new(connection, state, names, mark, max_documents, Arc::clone(&shared))?;
         let writer = thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || writer.run(&queue))
@@ -106,6 +114,17 @@ impl SqliteStore {
         }
     }
 
+    /// Queues a command for the writer, or gives it back.
+    fn queue(&self, command: Command) -> Result<(), (StoreError, Command)> {
+        match &self.commands {
+            None => Err((StoreError::Stopped, command)),
+            Some(commands) => commands.try_send(command).map_err(|error| match error {
+                TrySendError::Full(command) => (StoreError::Busy, command),
+                TrySendError::Disconnected(command) => (StoreError::Stopped, command),
+            }),
+        }
+    }
+
     /// Has the writer do something, and waits for it.
     fn command<T>(&self, command: impl FnOnce(SyncSender<Result<T, StoreError>>) -> Command) -> Result<T, StoreError> {
         let (done, answer) = sync_channel(1);
@@ -126,19 +145,35 @@ impl Store for SqliteStore {
 
     fn append(&self, entries: Vec<Entry>) -> Acknowledgement {
         let (done, answer) = oneshot::channel();
-        let refused = match &self.commands {
-            None => Some((StoreError::Stopped, Command::Append { entries, done })),
-            Some(commands) => match commands.try_send(Command::Append { entries, done }) {
-                Ok(()) => None,
-                Err(TrySendError::Full(command)) => Some((StoreError::Busy, command)),
-                Err(TrySendError::Disconnected(command)) => Some((StoreError::Stopped, command)),
-            },
-        };
-        if let Some((error, Command::Append { done, .. })) = refused {
+        if let Err((error, Command::Append { done, .. })) = self.queue(Command::Append { entries, done }) {
             // Nobody can have given up on an answer that was not handed out yet.
             let _ = done.send(Err(error));
         }
         answer
+    }
+
+    fn put(&self, writes: Vec<DocumentWrite>) -> PutAcknowledgement {
+        let (done, answer) = oneshot::channel();
+        if let Err(error) = document::check(&writes) {
+            let _ = done.send(Err(error));
+        } else if let Err((error, Command::Put { done, .. })) = self.queue(Command::Put { writes, done }) {
+            let _ = done.send(Err(error));
+        }
+        answer
+    }
+
+    fn document(&self, kind: DocumentKind, key: &str) -> Result<Option<Document>, StoreError> {
+        self.read(|connection, names| Ok(documents::find(connection, names, kind, key)?.map(|it| it.document)))
+    }
+
+    fn documents(&self, kind: DocumentKind, each: &mut dyn FnMut(Document)) -> Result<(), StoreError> {
+        // Its own connection: nobody else waits until all of them are read.
+        let mut read = || {
+            let connection = connect(&self.files.database(), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+            let snapshot = connection.unchecked_transaction()?;
+            documents::each(&snapshot, &Names::read(&snapshot)?, kind, each)
+        };
+        read().map_err(|why| self.failed(why))
     }
 
     fn replay(&self, each: &(dyn Fn(Live<'_>) + Sync)) -> Result<(), StoreError> {

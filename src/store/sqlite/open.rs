@@ -174,6 +174,7 @@ impl Files {
             return Err(Damage::Empty.into());
         }
         let connection = connect(&database, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        State::upgrade(&connection)?;
         let state = State::read(&connection)?;
         self.compare(&state)?;
         let said = Mark { store_id: state.store_id.clone(), sequence: state.sequence };

@@ -8,6 +8,7 @@ use std::thread;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, Row};
 
+use super::documents::{self, DOCUMENT};
 use super::open::{Damage, Refused, connect};
 use super::rows::{self, LIFT, Names, REVOCATION};
 use super::state::State;
@@ -68,6 +69,9 @@ const LIFT_INDEXES: [Index; 2] = [
     Index { name: "lifts_by_target", table: "lifts", columns: "kind, issuer, value", places: &[5, 6, 7, 0] },
 ];
 
+const DOCUMENT_INDEXES: [Index; 1] =
+    [Index { name: "documents_by_key", table: "documents", columns: "kind, key", places: &[3, 4, 0] }];
+
 impl Index {
     /// What the whole index adds up to.
     fn sum(&self, path: &Path) -> Result<i64, Refused> {
@@ -114,6 +118,10 @@ pub(super) fn replay(path: &Path, state: &State, each: &(dyn Fn(Live<'_>) + Sync
     for (index, expected) in LIFT_INDEXES.iter().zip(lifts.indexes) {
         index.verify(path, expected)?;
     }
+    let documents = all_documents(&connection, &names)?;
+    for (index, expected) in DOCUMENT_INDEXES.iter().zip(documents.indexes) {
+        index.verify(path, expected)?;
+    }
     let revocations = thread::scope(|scope| {
         let structure = scope.spawn(|| structure(path));
         let indexes = REVOCATION_INDEXES.each_ref().map(|index| (index, scope.spawn(|| index.sum(path))));
@@ -136,7 +144,7 @@ pub(super) fn replay(path: &Path, state: &State, each: &(dyn Fn(Live<'_>) + Sync
         finished(structure.join())??;
         Ok::<_, Refused>(tally)
     })?;
-    let found = revocations.join(lifts).join(settings(&connection)?);
+    let found = revocations.join(lifts).join(documents).join(settings(&connection)?);
     if found.rows != state.records {
         return Err(Damage::Missing { found: found.rows, expected: state.records }.into());
     }
@@ -147,12 +155,7 @@ pub(super) fn replay(path: &Path, state: &State, each: &(dyn Fn(Live<'_>) + Sync
 }
 
 /// Takes note of a row in the sums of what its indexes should be.
-fn add_keys(
-    tally: &mut Tally,
-    indexes: &[Index; 2],
-    row: &Row<'_>,
-    scratch: &mut Vec<u8>,
-) -> Result<(), rows::RowError> {
+fn add_keys(tally: &mut Tally, indexes: &[Index], row: &Row<'_>, scratch: &mut Vec<u8>) -> Result<(), rows::RowError> {
     for (sum, index) in tally.indexes.iter_mut().zip(indexes) {
         *sum = sum.wrapping_add(key_checksum(row, index.places, scratch)?);
     }
@@ -208,6 +211,20 @@ fn lifts(
         lifted.insert(row.get_ref(13)?.as_str().unwrap_or_default().into());
     }
     Ok((lifted, tally))
+}
+
+/// Verifies every document. What they say is asked for by whoever keeps them.
+fn all_documents(connection: &Connection, names: &Names) -> Result<Tally, Refused> {
+    let (mut tally, mut scratch) = (Tally::default(), Vec::new());
+    let mut statement = connection.prepare(&format!("SELECT {DOCUMENT} FROM documents NOT INDEXED"))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (document, sum) = documents::read(row, names, &mut scratch)?;
+        document.read().map_err(rows::RowError::from)?;
+        tally.add(sum);
+        add_keys(&mut tally, &DOCUMENT_INDEXES, row, &mut scratch)?;
+    }
+    Ok(tally)
 }
 
 fn settings(connection: &Connection) -> Result<Tally, Refused> {

@@ -76,7 +76,7 @@ impl Names {
     }
 
     /// The number of a name, given now if need be.
-    fn intern(&mut self, connection: &Connection, name: &str) -> rusqlite::Result<i64> {
+    pub(super) fn intern(&mut self, connection: &Connection, name: &str) -> rusqlite::Result<i64> {
         if let Some(number) = self.number(name) {
             return Ok(number);
         }
@@ -87,7 +87,7 @@ impl Names {
     }
 
     /// A number that no name has reads as no name: the checksum of the row will not fit.
-    fn name(&self, number: i64) -> &str {
+    pub(super) fn name(&self, number: i64) -> &str {
         self.by_number.get(&number).map_or("", |name| name)
     }
 }

@@ -6,7 +6,9 @@ use super::open::{Damage, Refused};
 use crate::store::record::{Canonical, checksum};
 
 /// Which tables there are and what is in them; a database with a higher one is not touched.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
+/// The format before: without documents.
+const FORMAT_WITHOUT_DOCUMENTS: i64 = 1;
 /// Tells our databases from others ("PCLS").
 const APPLICATION: i64 = 0x5043_4C53;
 
@@ -28,21 +30,35 @@ impl State {
     /// Puts tables and an empty state into an empty database.
     pub(super) fn create(connection: &Connection) -> rusqlite::Result<()> {
         connection.execute_batch(&format!(
-            "BEGIN; {} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}; COMMIT;",
-            include_str!("schema.sql")
+            "BEGIN; {} {} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}; COMMIT;",
+            include_str!("schema.sql"),
+            include_str!("documents.sql")
         ))?;
         let state =
             Self { store_id: uuid::Uuid::now_v7().to_string(), sequence: 0, own_sequence: 0, records: 0, digest: 0 };
         state.write(connection)
     }
 
+    /// Brings a database of an earlier format to this one, in one transaction: it is either or. What it
+    /// holds stays as it is, and is verified like any other.
+    pub(super) fn upgrade(connection: &Connection) -> rusqlite::Result<()> {
+        if pragma(connection, "application_id")? != APPLICATION
+            || pragma(connection, "user_version")? != FORMAT_WITHOUT_DOCUMENTS
+        {
+            return Ok(());
+        }
+        let transaction = connection.unchecked_transaction()?;
+        transaction.execute_batch(include_str!("documents.sql"))?;
+        transaction.pragma_update(None, "user_version", FORMAT)?;
+        transaction.commit()
+    }
+
     /// Reads the state of a database that is ours.
     pub(super) fn read(connection: &Connection) -> Result<Self, Refused> {
-        let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-        if pragma("application_id")? != APPLICATION {
+        if pragma(connection, "application_id")? != APPLICATION {
             return Err(Damage::Foreign.into());
         }
-        match pragma("user_version")? {
+        match pragma(connection, "user_version")? {
             FORMAT => {}
             later if later > FORMAT => return Err(Damage::LaterFormat(later).into()),
             _ => return Err(Damage::Foreign.into()),
@@ -106,4 +122,8 @@ impl State {
         put.number(self.digest);
         checksum(&bytes)
     }
+}
+
+fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, name, |row| row.get(0))
 }

@@ -1,3 +1,5 @@
+mod documents;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -235,7 +237,7 @@ fn rows_changed_by_hand_are_noticed() {
         "DELETE FROM state",
         "DROP TABLE lifts",
         "DROP INDEX revocations_by_target",
-        "PRAGMA user_version = 2",
+        "PRAGMA user_version = 3",
         "PRAGMA application_id = 1",
         "INSERT INTO lifts SELECT 99, origin, 99, 1, 'x', kind, issuer, value, 'id-5', NULL, actor, note, at, forget_at, \
          checksum FROM lifts",

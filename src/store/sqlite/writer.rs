@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::oneshot;
 
+use super::documents::{self, Counts};
 use super::mark::{Mark, MarkFile};
 use super::open::{Damage, Refused};
 use super::rows::{self, Names, RowError};
 use super::state::State;
-use crate::store::{Appended, Entry, StoreError};
+use crate::store::document::{DocumentKind, DocumentRow};
+use crate::store::{Appended, DocumentWrite, Entry, Put, StoreError};
 use crate::time::Timestamp;
 
 /// Entries in one transaction: keeps the wait of the first of them, and the log, short.
@@ -28,6 +30,7 @@ const MARK_LAG: Duration = Duration::from_millis(200);
 pub(super) enum Command {
     Append { entries: Vec<Entry>, done: oneshot::Sender<Result<Vec<Appended>, StoreError>> },
     Forget { before: Timestamp, limit: usize, done: SyncSender<Result<usize, StoreError>> },
+    Put { writes: Vec<DocumentWrite>, done: oneshot::Sender<Result<Put, StoreError>> },
     Set { name: String, value: String, done: SyncSender<Result<(), StoreError>> },
 }
 
@@ -79,6 +82,9 @@ pub(super) struct Writer {
     state: State,
     names: Names,
     mark: MarkFile,
+    /// Documents there are, and how many of a kind there may be.
+    documents: Counts,
+    max_documents: u64,
     shared: Arc<Shared>,
     scratch: Vec<u8>,
     /// Commands in the last transaction.
@@ -89,6 +95,8 @@ pub(super) struct Writer {
 enum Reply {
     Appended(oneshot::Sender<Result<Vec<Appended>, StoreError>>, Vec<Appended>),
     Forgot(SyncSender<Result<usize, StoreError>>, usize),
+    /// A put that found no room fails alone: nothing of it was written, and the others were.
+    Put(oneshot::Sender<Result<Put, StoreError>>, Result<Put, StoreError>),
     Set(SyncSender<Result<(), StoreError>>),
 }
 
@@ -102,6 +110,9 @@ impl Reply {
             Self::Forgot(done, rows) => {
                 let _ = done.send(failure.map_or(Ok(rows), |error| Err(error.clone())));
             }
+            Self::Put(done, outcome) => {
+                let _ = done.send(failure.map_or(outcome, |error| Err(error.clone())));
+            }
             Self::Set(done) => {
                 let _ = done.send(failure.map_or(Ok(()), |error| Err(error.clone())));
             }
@@ -110,14 +121,16 @@ impl Reply {
 }
 
 impl Writer {
-    pub(super) const fn new(
+    pub(super) fn new(
         connection: Connection,
         state: State,
         names: Names,
         mark: MarkFile,
+        max_documents: u64,
         shared: Arc<Shared>,
-    ) -> Self {
-        Self { connection, state, names, mark, shared, scratch: Vec::new(), usual: 1 }
+    ) -> rusqlite::Result<Self> {
+        let documents = documents::counts(&connection)?;
+        Ok(Self { connection, state, names, mark, documents, max_documents, shared, scratch: Vec::new(), usual: 1 })
     }
 
     /// Works until every sender is gone and everything they sent is done.
@@ -186,14 +199,22 @@ impl Writer {
     /// Moves the commands that it carries out from `batch` to `replies`.
     fn commit(&mut self, batch: &mut Vec<Command>, replies: &mut Vec<Reply>) -> Result<(), WriteError> {
         let mut state = self.state.clone();
+        let mut documents = self.documents;
         let known_names = self.names.len();
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut work =
-            Work { connection: &transaction, state: &mut state, names: &mut self.names, scratch: &mut self.scratch };
+        let mut work = Work {
+            connection: &transaction,
+            state: &mut state,
+            names: &mut self.names,
+            documents: &mut documents,
+            max_documents: self.max_documents,
+            scratch: &mut self.scratch,
+        };
         for command in batch.drain(..) {
             let reply = match &command {
                 Command::Append { entries, .. } => work.append(entries).map(Outcome::Appended),
                 Command::Forget { before, limit, .. } => work.forget(*before, *limit).map(Outcome::Forgot),
+                Command::Put { writes, .. } => work.put(writes).map(Outcome::Put),
                 Command::Set { name, value, .. } => work.set(name, value).map(|()| Outcome::Set),
             };
             match reply {
@@ -209,6 +230,7 @@ impl Writer {
         }
         transaction.commit()?;
         self.state = state;
+        self.documents = documents;
         self.shared.publish(&self.state);
         if self.names.len() != known_names {
             *self.shared.names.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(self.names.clone());
@@ -228,6 +250,8 @@ struct Work<'a> {
     connection: &'a Connection,
     state: &'a mut State,
     names: &'a mut Names,
+    documents: &'a mut Counts,
+    max_documents: u64,
     scratch: &'a mut Vec<u8>,
 }
 
@@ -264,10 +288,59 @@ impl Work<'_> {
                 forgotten += 1;
             }
             if forgotten >= limit {
-                break;
+                return Ok(forgotten);
             }
         }
+        self.forget_documents(before, limit - forgotten).map(|documents| forgotten + documents)
+    }
+
+    fn forget_documents(&mut self, before: Timestamp, limit: usize) -> Result<usize, WriteError> {
+        let sql = "DELETE FROM documents WHERE seq IN (SELECT seq FROM documents WHERE forget_at < ?1 LIMIT ?2) \
+                   AND forget_at < ?1 RETURNING checksum, kind";
+        let mut forgotten = 0;
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut rows = statement.query((before.millis(), i64::try_from(limit).unwrap_or(i64::MAX)))?;
+        while let Some(row) = rows.next()? {
+            self.state.remove(row.get(0)?);
+            let kind = DocumentKind::numbered(row.get(1)?).map_err(RowError::from)?;
+            let count = &mut self.documents[kind.place()];
+            *count = count.saturating_sub(1);
+            forgotten += 1;
+        }
         Ok(forgotten)
+    }
+
+    /// Looks at what is there first, and writes only when all of it is what the writes expect. They are
+    /// of different documents, so none of them changes what another looks at.
+    fn put(&mut self, writes: &[DocumentWrite]) -> Result<Result<Put, StoreError>, WriteError> {
+        let mut replaced = Vec::with_capacity(writes.len());
+        let mut documents = *self.documents;
+        for write in writes {
+            let kind = write.document.kind;
+            let there = documents::find(self.connection, self.names, kind, &write.document.key)?;
+            if !write.may_replace(there.as_ref().map_or(0, |it| it.document.revision)) {
+                return Ok(Ok(Put::Conflict(there.map(|it| it.document))));
+            }
+            if there.is_none() {
+                documents[kind.place()] += 1;
+                if documents[kind.place()] > self.max_documents {
+                    return Ok(Err(StoreError::Full(kind)));
+                }
+            }
+            replaced.push(there);
+        }
+        let origin = self.state.store_id.clone();
+        for (write, replaced) in writes.iter().zip(replaced) {
+            self.state.sequence += 1;
+            let row = DocumentRow::of(self.state.sequence.cast_signed(), &origin, &write.document);
+            let sum = documents::write(self.connection, self.names, &row, replaced.as_ref(), self.scratch)?;
+            if let Some(replaced) = replaced {
+                self.state.remove(replaced.checksum);
+            }
+            self.state.add(sum);
+        }
+        *self.documents = documents;
+        Ok(Ok(Put::Written))
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), WriteError> {
@@ -286,6 +359,7 @@ impl Work<'_> {
 enum Outcome {
     Appended(Vec<Appended>),
     Forgot(usize),
+    Put(Result<Put, StoreError>),
     Set,
 }
 
@@ -295,6 +369,8 @@ impl Command {
         match self {
             Self::Append { entries, .. } => entries.len().max(1),
             Self::Forget { limit, .. } => *limit,
+            // A long document costs as much as several entries.
+            Self::Put { writes, .. } => writes.iter().map(|it| 1 + it.document.body.len() / 4096).sum::<usize>().max(1),
             Self::Set { .. } => 1,
         }
     }
@@ -303,6 +379,7 @@ impl Command {
         match (self, outcome) {
             (Self::Append { done, .. }, Outcome::Appended(outcomes)) => Reply::Appended(done, outcomes),
             (Self::Forget { done, .. }, Outcome::Forgot(rows)) => Reply::Forgot(done, rows),
+            (Self::Put { done, .. }, Outcome::Put(outcome)) => Reply::Put(done, outcome),
             (command, _) => command.undone(),
         }
     }
@@ -312,6 +389,7 @@ impl Command {
         match self {
             Self::Append { done, .. } => Reply::Appended(done, Vec::new()),
             Self::Forget { done, .. } => Reply::Forgot(done, 0),
+            Self::Put { done, .. } => Reply::Put(done, Err(StoreError::Stopped)),
             Self::Set { done, .. } => Reply::Set(done),
         }
     }

@@ -1,0 +1,15 @@
+-- What the release of format 1 put into its tables: nine revocations, the second of them lifted, and a setting.
+INSERT INTO lifts VALUES(10,1,10,1,'lift-of-id-2',1,2,'token-2','id-2',7000,'ops',NULL,2000,2000,-2518564789107409177);
+INSERT INTO names VALUES(1,'01a20c97-78e8-7304-82ba-2d47377f10ee');
+INSERT INTO names VALUES(2,'https://a.example/');
+INSERT INTO revocations VALUES(1,1,1,1,'id-1',1,2,'token-1',NULL,NULL,1,2,'user-1',NULL,1000,1000,-3960281278153576108);
+INSERT INTO revocations VALUES(2,1,2,1,'id-2',1,2,'token-2',NULL,NULL,1,2,'user-2',NULL,1000,2000,-6780089765726684660);
+INSERT INTO revocations VALUES(3,1,3,1,'id-3',1,2,'token-3',NULL,NULL,1,2,'user-3','note 3',1000,3000,-3804024157283665573);
+INSERT INTO revocations VALUES(4,1,4,1,'id-4',1,2,'token-4',NULL,NULL,1,2,'user-4',NULL,1000,4000,7856637574232282063);
+INSERT INTO revocations VALUES(5,1,5,1,'id-5',1,2,'token-5',NULL,NULL,1,2,'user-5',NULL,1000,5000,-8506071022757589674);
+INSERT INTO revocations VALUES(6,1,6,1,'id-6',1,2,'token-6',NULL,NULL,1,2,'user-6','note 6',1000,6000,-8927653072818984019);
+INSERT INTO revocations VALUES(7,1,7,1,'id-7',1,2,'token-7',NULL,NULL,1,2,'user-7',NULL,1000,7000,7260470729551743499);
+INSERT INTO revocations VALUES(8,1,8,1,'id-8',1,2,'token-8',NULL,NULL,1,2,'user-8',NULL,1000,8000,-1556593136786991567);
+INSERT INTO revocations VALUES(9,1,9,1,'id-9',1,2,'token-9',NULL,NULL,1,2,'user-9','note 9',1000,9000,-6504779819325231589);
+INSERT INTO settings VALUES('name','value',2433625548955014639);
+INSERT INTO state VALUES(1,'01a20c97-78e8-7304-82ba-2d47377f10ee',10,10,11,-6560579115511540550,-6255302956628338883);
