@@ -5,6 +5,7 @@
 //! `gate` see no HTTP client, no store and no metrics, so the decision can be tested as a function.
 
 pub mod admin;
+mod alarm;
 pub mod app;
 pub mod cli;
 pub mod config;

@@ -13,6 +13,7 @@ mod need;
 mod path;
 mod record;
 mod renewal;
+mod request_id;
 mod route;
 mod snapshot;
 mod target;
@@ -60,7 +61,7 @@ pub async fn serve(
     let local = worker.local();
     let config = &local.snapshot.config;
     let trusted = peer.is_trusted(&config.trusted_proxies);
-    let request_id = headers::request_id(request.headers(), trusted).unwrap_or_else(fresh_request_id);
+    let request_id = headers::request_id(request.headers(), trusted).unwrap_or_else(|| worker.request_ids.next());
     let client = peer.client(request.headers(), &config.trusted_proxies);
     let now = local.shared.clock.now();
     let mut record = Box::new(Record::begin(Rc::clone(&local), now, client, request.method().clone(), request_id));
@@ -353,11 +354,4 @@ fn refuse(local: &Local, record: &mut Record, refusal: &Refusal) -> Response<Res
         renewal::clear_cookie(&local.snapshot, response.headers_mut());
     }
     response.map(ResponseBody::whole)
-}
-
-/// A new request id: 128 random bits, not to be guessed from another.
-fn fresh_request_id() -> HeaderValue {
-    let id = uuid::Uuid::from_u128(rand::random());
-    HeaderValue::from_str(id.simple().encode_lower(&mut uuid::Uuid::encode_buffer()))
-        .unwrap_or(HeaderValue::from_static("none"))
 }

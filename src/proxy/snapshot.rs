@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 
 use super::headers::Cleaner;
 use super::need::Supplier;
+use super::request_id::RequestIds;
 use super::route::RouteTable;
 use super::upstream::Pool;
 use crate::config::{Config, Identity};
@@ -117,6 +118,8 @@ pub struct Local {
 pub struct Worker {
     shared: Arc<Shared>,
     local: RefCell<Rc<Local>>,
+    /// Ids for requests that come without one.
+    pub(super) request_ids: RequestIds,
 }
 
 impl Worker {
@@ -124,7 +127,7 @@ impl Worker {
     #[must_use]
     pub fn new(shared: Arc<Shared>) -> Self {
         let local = RefCell::new(Local::new(&shared, shared.snapshot.load_full()));
-        Self { shared, local }
+        Self { shared, local, request_ids: RequestIds::default() }
     }
 
     /// This worker's side of the configuration in force. A reload starts with empty caches; requests

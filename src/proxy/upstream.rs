@@ -5,9 +5,12 @@
 //! the next. A request is sent again only if no byte of it had been written.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use http::{HeaderValue, Request, Response, header};
@@ -19,6 +22,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use super::body::{BodyFailure, Progress, RequestBody};
+use crate::alarm::Alarm;
 use crate::config::{Server, Upstream};
 use crate::telemetry::{UpstreamMetrics, UpstreamResult};
 
@@ -50,6 +54,8 @@ struct ServerPool {
 struct Connection {
     sender: SendRequest<RequestBody>,
     task: AbortHandle,
+    /// Until when the response head has to be there.
+    late: Alarm,
 }
 
 #[derive(Debug)]
@@ -155,7 +161,7 @@ impl Pool {
                 let reused = idle.is_some();
                 let connection = match idle.take() {
                     Some(connection) => Ok(connection),
-                    None => server.connect(self.connect_timeout).await,
+                    None => server.connect(self.connect_timeout, self.response_timeout).await,
                 };
                 let connection = match connection {
                     Ok(connection) => connection,
@@ -167,8 +173,8 @@ impl Pool {
                     }
                 };
                 // Held by the lease while the answer is awaited: if the client goes away, so does this.
-                let sender = &mut lease.connection.insert(connection).sender;
-                match self.exchange(sender, request, &progress).await {
+                let connection = lease.connection.insert(connection);
+                match self.exchange(connection, request, &progress).await {
                     Ok(response) => return Ok((response, lease)),
                     // Nothing was written: an idle connection that the server had closed, or a server that
                     // hangs up on new ones and is passed over for the next.
@@ -212,25 +218,37 @@ impl Pool {
     /// One exchange over one connection. The error gives the request back if none of it was written.
     async fn exchange(
         &self,
-        sender: &mut SendRequest<RequestBody>,
+        connection: &mut Connection,
         request: Request<RequestBody>,
         progress: &Progress,
     ) -> Result<Response<Incoming>, (ForwardError, Option<Box<Request<RequestBody>>>)> {
-        let sending = sender.try_send_request(request);
-        tokio::pin!(sending);
+        let Connection { sender, late, .. } = connection;
+        let mut sending = pin!(sender.try_send_request(request));
         let mut seen = progress.received();
-        loop {
-            match timeout(self.response_timeout, sending.as_mut()).await {
-                Ok(Ok(response)) => return Ok(response),
-                Ok(Err(mut error)) => {
-                    let unsent = error.take_message().map(Box::new);
-                    let failure = progress.failure().map_or(ForwardError::Broken, ForwardError::Body);
-                    return Err((failure, unsent));
+        late.set(Some(Instant::now() + self.response_timeout));
+        let outcome = poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(outcome) = sending.as_mut().poll(cx) {
+                    return Poll::Ready(Some(outcome));
                 }
+                ready!(late.poll_due(cx));
                 // The time runs from the end of the request: while its body moves, nobody is late.
-                Err(_) if !progress.is_complete() && progress.received() != seen => seen = progress.received(),
-                Err(_) => return Err((ForwardError::Slow, None)),
+                if progress.is_complete() || progress.received() == seen {
+                    return Poll::Ready(None);
+                }
+                seen = progress.received();
+                late.set(Some(Instant::now() + self.response_timeout));
             }
+        });
+        let outcome = outcome.await;
+        late.set(None);
+        match outcome {
+            Some(Ok(response)) => Ok(response),
+            Some(Err(mut error)) => {
+                let unsent = error.take_message().map(Box::new);
+                Err((progress.failure().map_or(ForwardError::Broken, ForwardError::Body), unsent))
+            }
+            None => Err((ForwardError::Slow, None)),
         }
     }
 }
@@ -315,7 +333,8 @@ impl ServerPool {
         self.metrics.idle.sub(i64::try_from(before - idle.len()).unwrap_or(0));
     }
 
-    async fn connect(&self, patience: Duration) -> Result<Connection, ForwardError> {
+    /// A new connection, made within `patience`, to a server that usually has `response_timeout` to answer.
+    async fn connect(&self, patience: Duration, response_timeout: Duration) -> Result<Connection, ForwardError> {
         let stream = match timeout(patience, self.dial()).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(_)) => return Err(ForwardError::Unreachable),
@@ -332,7 +351,7 @@ impl ServerPool {
                 tracing::debug!(%error, "an upstream connection ended");
             }
         });
-        Ok(Connection { sender, task: task.abort_handle() })
+        Ok(Connection { sender, task: task.abort_handle(), late: Alarm::new(response_timeout) })
     }
 
     async fn dial(&self) -> std::io::Result<TcpStream> {

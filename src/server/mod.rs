@@ -4,29 +4,35 @@
 //! the kernel spreads connections), its own upstream connections and its own caches, so that requests
 //! of two workers meet only at read-mostly state.
 
+mod ending;
 mod guard;
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use http::{Request, header};
+use http::Request;
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::ending::{Ending, HeadTimer};
 use self::guard::{Framing, Guarded, Violation, Watch};
+use crate::alarm::Alarm;
 use crate::config::{Limits, Listener};
 use crate::proxy::{Peer, Refusal, Shared, Worker, serve};
 
@@ -179,10 +185,11 @@ async fn work(listeners: Vec<StdListener>, shared: Arc<Shared>, drain: Drain) {
     let limits = shared.snapshot.load().config.limits.clone();
     let slots = Arc::new(Semaphore::new(limits.connections_per_worker));
     let connections = TaskTracker::new();
+    let ending = Rc::new(Ending::default());
     for listener in listeners {
-        let (worker, slots, drain) = (Rc::clone(&worker), Arc::clone(&slots), drain.clone());
-        let connections_of = connections.clone();
-        connections.spawn_local(accept(listener, worker, slots, connections_of, drain));
+        let (worker, ending) = (Rc::clone(&worker), Rc::clone(&ending));
+        let serving = Serving { worker, slots: Arc::clone(&slots), connections: connections.clone(), ending };
+        connections.spawn_local(accept(listener, serving, drain.stop.clone()));
     }
     let reaping = Rc::clone(&worker);
     tokio::task::spawn_local(async move {
@@ -193,6 +200,7 @@ async fn work(listeners: Vec<StdListener>, shared: Arc<Shared>, drain: Drain) {
         }
     });
     drain.stop.cancelled().await;
+    ending.begin();
     connections.close();
     tokio::select! {
         () = connections.wait() => {}
@@ -200,13 +208,22 @@ async fn work(listeners: Vec<StdListener>, shared: Arc<Shared>, drain: Drain) {
     }
 }
 
-async fn accept(
-    listener: StdListener,
+/// What a worker's connections have in common.
+struct Serving {
     worker: Rc<Worker>,
     slots: Arc<Semaphore>,
     connections: TaskTracker,
-    drain: Drain,
-) {
+    ending: Rc<Ending>,
+}
+
+impl Serving {
+    fn serve(&self, stream: TcpStream, address: SocketAddr, slot: OwnedSemaphorePermit) {
+        let (worker, ending) = (Rc::clone(&self.worker), Rc::clone(&self.ending));
+        self.connections.spawn_local(connection(stream, address, worker, slot, ending));
+    }
+}
+
+async fn accept(listener: StdListener, serving: Serving, stop: CancellationToken) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "failed to accept on a listener"),
@@ -214,17 +231,15 @@ async fn accept(
     loop {
         // At the bound connections wait in the kernel: none is accepted that cannot be served.
         let slot = tokio::select! {
-            slot = Arc::clone(&slots).acquire_owned() => slot,
-            () = drain.stop.cancelled() => break,
+            slot = Arc::clone(&serving.slots).acquire_owned() => slot,
+            () = stop.cancelled() => break,
         };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = drain.stop.cancelled() => break,
+            () = stop.cancelled() => break,
         };
         match (accepted, slot) {
-            (Ok((stream, address)), Ok(slot)) => {
-                connections.spawn_local(connection(stream, address, Rc::clone(&worker), slot, drain.clone()));
-            }
+            (Ok((stream, address)), Ok(slot)) => serving.serve(stream, address, slot),
             (Err(error), _) if is_about_the_peer(&error) => {}
             (Err(error), _) => {
                 tracing::error!(%error, "failed to accept a connection");
@@ -236,8 +251,8 @@ async fn accept(
     // Who had connected before the end was announced is still served.
     let Ok(listener) = listener.into_std() else { return };
     while let Some((stream, address)) = accepted_already(&listener) {
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { break };
-        connections.spawn_local(connection(stream, address, Rc::clone(&worker), slot, drain.clone()));
+        let Ok(slot) = Arc::clone(&serving.slots).try_acquire_owned() else { break };
+        serving.serve(stream, address, slot);
     }
 }
 
@@ -261,7 +276,7 @@ async fn connection(
     address: SocketAddr,
     worker: Rc<Worker>,
     slot: OwnedSemaphorePermit,
-    drain: Drain,
+    ending: Rc<Ending>,
 ) {
     // Without it an answer in two writes waits for a delayed acknowledgement.
     if stream.set_nodelay(true).is_err() {
@@ -275,25 +290,42 @@ async fn connection(
         let violation = watch.borrow_mut().head_read(framing(&request));
         serve(Rc::clone(&worker), Rc::clone(&peer), violation.map(refusal), request)
     });
-    let connection = builder(&limits).serve_connection(io, service);
-    tokio::pin!(connection);
-    let served = tokio::select! {
-        served = connection.as_mut() => served,
-        () = drain.stop.cancelled() => {
+    let head = HeadTimer::new();
+    let mut late = Alarm::new(limits.header_timeout);
+    let mut connection = pin!(builder(&limits, head.clone()).serve_connection(io, service));
+    let mut listener = ending.listener();
+    let mut leaving = false;
+    let served = poll_fn(|cx| {
+        if !leaving && listener.hears(cx) {
+            leaving = true;
             connection.as_mut().graceful_shutdown();
-            connection.await
         }
-    };
+        if let Poll::Ready(served) = connection.as_mut().poll(cx) {
+            return Poll::Ready(served.map_err(Ended::Hyper));
+        }
+        late.set(head.due());
+        late.poll_due(cx).map(|()| Err(Ended::HeadTooLate))
+    })
+    .await;
     if let Err(error) = served {
         tracing::debug!(%error, "a client connection ended early");
     }
     drop(slot);
 }
 
-fn builder(limits: &Limits) -> http1::Builder {
+/// Why a connection ended early.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("no request head came in time")]
+    HeadTooLate,
+    #[error(transparent)]
+    Hyper(hyper::Error),
+}
+
+fn builder(limits: &Limits, head: HeadTimer) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
-        .timer(TokioTimer::new())
+        .timer(head)
         .header_read_timeout(limits.header_timeout)
         .max_buf_size(limits.header_bytes.max(8192))
         .max_header_size(limits.header_bytes);
@@ -306,9 +338,6 @@ fn builder(limits: &Limits) -> http1::Builder {
 
 /// What follows the head of `request`, as hyper has understood it.
 fn framing(request: &Request<Incoming>) -> Framing {
-    if request.headers().contains_key(header::TRANSFER_ENCODING) {
-        return Framing::Chunked;
-    }
     request.body().size_hint().exact().map_or(Framing::Chunked, |length| match length {
         0 => Framing::Nothing,
         length => Framing::Length(length),

@@ -1,0 +1,161 @@
+//! When a connection has to end although its client would go on: the drain, and a head that does not come.
+//!
+//! Both are asked about at every turn of every connection, so asking is a comparison: no lock, and no
+//! timer a request.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use hyper::rt::{Sleep, Timer};
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+/// Whether a worker has begun to end, as its connections hear of it.
+#[derive(Debug, Default)]
+pub(super) struct Ending {
+    begun: Cell<bool>,
+    news: Notify,
+}
+
+impl Ending {
+    /// Tells every connection.
+    pub(super) fn begin(&self) {
+        self.begun.set(true);
+        self.news.notify_waiters();
+    }
+
+    /// A connection's ear for it.
+    pub(super) fn listener(&self) -> Listener<'_> {
+        Listener { ending: self, news: Box::pin(self.news.notified()), asked: false }
+    }
+}
+
+/// Hears of an [`Ending`].
+#[derive(Debug)]
+pub(super) struct Listener<'a> {
+    ending: &'a Ending,
+    news: Pin<Box<Notified<'a>>>,
+    asked: bool,
+}
+
+impl Listener<'_> {
+    /// Whether the end has begun. The task that asks first is woken when it does.
+    pub(super) fn hears(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.asked {
+            self.asked = true;
+            // Its answer is `begun` itself, which is set before anybody is woken.
+            let _ = self.news.as_mut().poll(cx);
+        }
+        self.ending.begun.get()
+    }
+}
+
+/// hyper's timer for request heads. It never fires: it writes down until when the head that is awaited has
+/// to be there, for whoever drives the connection to see to.
+#[derive(Clone, Debug)]
+pub(super) struct HeadTimer {
+    /// What instants are counted from.
+    zero: Instant,
+    /// Nanoseconds after `zero`; [`NONE`] while no head is awaited.
+    due: Arc<AtomicU64>,
+}
+
+const NONE: u64 = u64::MAX;
+
+impl HeadTimer {
+    /// A timer for one connection.
+    pub(super) fn new() -> Self {
+        Self { zero: tokio::time::Instant::now().into(), due: Arc::new(AtomicU64::new(NONE)) }
+    }
+
+    /// Until when the head that is awaited has to be there.
+    pub(super) fn due(&self) -> Option<tokio::time::Instant> {
+        match self.due.load(Ordering::Relaxed) {
+            NONE => None,
+            nanos => Some((self.zero + Duration::from_nanos(nanos)).into()),
+        }
+    }
+
+    fn set(&self, deadline: Instant) {
+        let nanos = deadline.saturating_duration_since(self.zero).as_nanos();
+        self.due.store(u64::try_from(nanos).unwrap_or(NONE), Ordering::Relaxed);
+    }
+}
+
+impl Timer for HeadTimer {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
+        self.sleep_until(self.now() + duration)
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
+        self.set(deadline);
+        Box::pin(Awaited(Arc::clone(&self.due)))
+    }
+
+    fn now(&self) -> Instant {
+        tokio::time::Instant::now().into()
+    }
+
+    fn reset(&self, _: &mut Pin<Box<dyn Sleep>>, deadline: Instant) {
+        self.set(deadline);
+    }
+}
+
+/// Held by hyper while it waits for a head.
+struct Awaited(Arc<AtomicU64>);
+
+impl Future for Awaited {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+}
+
+impl Sleep for Awaited {}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.0.store(NONE, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_listens_is_woken_when_the_end_begins() {
+        let ending = Ending::default();
+        let mut listener = ending.listener();
+        let mut turns = 0;
+        let heard = poll_fn(|cx| {
+            turns += 1;
+            if listener.hears(cx) { Poll::Ready(turns) } else { Poll::Pending }
+        });
+        let (heard, ()) = tokio::join!(heard, async { ending.begin() });
+        assert_eq!(heard, 2);
+        let mut late = ending.listener();
+        assert!(poll_fn(|cx| Poll::Ready(late.hears(cx))).await, "who comes later hears it at once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_is_due_while_it_is_awaited() {
+        let timer = HeadTimer::new();
+        assert_eq!(timer.due(), None);
+        let deadline = timer.now() + Duration::from_secs(5);
+        let mut awaited = timer.sleep_until(deadline);
+        assert_eq!(timer.due(), Some(deadline.into()));
+        let later = deadline + Duration::from_secs(1);
+        timer.reset(&mut awaited, later);
+        assert_eq!(timer.due(), Some(later.into()));
+        drop(awaited);
+        assert_eq!(timer.due(), None);
+    }
+}
