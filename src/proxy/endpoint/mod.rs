@@ -1,0 +1,140 @@
+//! The gateway's own endpoints on the traffic listeners: there when sessions are, on every host, before
+//! any route.
+
+mod exchange;
+mod form;
+mod logout;
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Response, StatusCode, header};
+use hyper::body::Incoming;
+
+use super::answer::{self, Refusal};
+use super::body::ResponseBody;
+use super::need::settle;
+use super::record::Record;
+use super::renewal;
+use super::snapshot::{Local, Snapshot};
+use crate::config::TokenPlace;
+use crate::gate::{Denial, Stage, Verified};
+use crate::session::{Sessions, origin};
+use crate::token::present::{PresentError, Presented, present};
+
+/// One of the gateway's own endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    /// `GET /session`: what the presented session is.
+    Describe,
+    /// `POST /session/exchange`: a session for a token of another issuer (RFC 8693).
+    Exchange,
+    /// `GET /.well-known/jwks.json`: the gateway's verifying keys (RFC 7517).
+    Keys,
+    /// `POST /session/logout`: the end of the presented session.
+    Logout,
+}
+
+impl Endpoint {
+    const fn methods(self) -> &'static str {
+        match self {
+            Self::Describe | Self::Keys => "GET, HEAD",
+            Self::Exchange | Self::Logout => "POST",
+        }
+    }
+}
+
+/// The endpoint at `path`, if there are sessions.
+pub(super) fn find(snapshot: &Snapshot, path: &str) -> Option<Endpoint> {
+    snapshot.sessions.as_ref()?;
+    match path {
+        "/session" => Some(Endpoint::Describe),
+        "/session/exchange" => Some(Endpoint::Exchange),
+        "/session/logout" => Some(Endpoint::Logout),
+        "/.well-known/jwks.json" => Some(Endpoint::Keys),
+        _ => None,
+    }
+}
+
+/// Answers a request to `endpoint`.
+pub(super) async fn answer(
+    endpoint: Endpoint,
+    local: &Rc<Local>,
+    record: &mut Record,
+    head: &Parts,
+    query: Option<&str>,
+    body: Incoming,
+) -> Result<Response<ResponseBody>, Refusal> {
+    if let Some(refusal) = answer::wrong_method(&head.method, endpoint.methods()) {
+        return Err(refusal);
+    }
+    let Some(sessions) = &local.snapshot.sessions else { return Err(Refusal::NoRoute) };
+    let response = match endpoint {
+        Endpoint::Describe => describe(local, sessions, record, head).await?,
+        Endpoint::Exchange => exchange::answer(local, sessions, record, head, query, body).await?,
+        Endpoint::Keys => keys(sessions),
+        Endpoint::Logout => logout::answer(local, sessions, record, head).await?,
+    };
+    Ok(response.map(ResponseBody::whole))
+}
+
+fn keys(sessions: &Sessions) -> Response<Bytes> {
+    let mut response = Response::new(sessions.jwks_bytes());
+    let fields = response.headers_mut();
+    fields.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/jwk-set+json"));
+    // A rotated key is published when it begins to sign, so readers must not keep the set for long.
+    fields.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("public, max-age=60"));
+    response
+}
+
+/// The token in the places that tokens are looked for, and its place.
+fn presented<'r>(local: &'r Local, record: &Record, head: &'r Parts) -> Result<Option<Presented<'r>>, Refusal> {
+    let places = &local.snapshot.config.token.from;
+    let found = present(&head.headers, places).map_err(|error| match error {
+        PresentError::Several | PresentError::Malformed => deny(record, Denial::MultipleTokens, None),
+    })?;
+    let from_cookie = |found: &Presented<'_>| matches!(places.get(found.place), Some(TokenPlace::Cookie(_)));
+    match found {
+        Some(found) if from_cookie(&found) && !is_same_origin(head) => Err(deny(record, Denial::CrossSite, None)),
+        found => Ok(found),
+    }
+}
+
+fn is_same_origin(head: &Parts) -> bool {
+    let authority = head.uri.authority().map(http::uri::Authority::as_str);
+    origin::same_origin(&head.method, &head.headers, authority.unwrap_or_else(|| origin::host(&head.headers)))
+}
+
+fn deny(record: &Record, denial: Denial, issuer: Option<usize>) -> Refusal {
+    record.denied(&denial, issuer);
+    Refusal::Denied(denial)
+}
+
+/// A token that is honoured now, whatever a route would demand of it.
+async fn honoured(local: &Local, record: &Record, token: &str) -> Result<Verified, Refusal> {
+    let (snapshot, clock) = (&local.snapshot, &local.shared.clock);
+    let refuse = |stage: Stage| deny(record, stage.denial, stage.issuer);
+    let verified = settle(snapshot, clock, record.time, |gate, now| gate.verify(token, now)).await.map_err(refuse)?;
+    settle(snapshot, clock, clock.now(), |gate, now| gate.still_honoured(&verified, now)).await.map_err(refuse)?;
+    Ok(verified)
+}
+
+async fn describe(
+    local: &Local,
+    sessions: &Sessions,
+    record: &Record,
+    head: &Parts,
+) -> Result<Response<Bytes>, Refusal> {
+    let Some(found) = presented(local, record, head)? else { return Err(deny(record, Denial::MissingToken, None)) };
+    let verified = honoured(local, record, found.token).await?;
+    let Some(current) = renewal::current(&verified) else {
+        // Another issuer's token is no session; what it says of itself is its issuer's to tell.
+        return Err(deny(record, Denial::ClaimMismatch, Some(verified.issuer)));
+    };
+    Ok(answer::json(StatusCode::OK, "application/json", encode(&sessions.describe(&current))?))
+}
+
+fn encode(answer: &impl serde::Serialize) -> Result<String, Refusal> {
+    serde_json::to_string(answer).map_err(|_| Refusal::Internal)
+}
