@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use portcullis::config;
 
-const DOCUMENTS: [&str; 8] = [
+const DOCUMENTS: [&str; 9] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "docs/operations.md",
     "docs/proxy.md",
+    "docs/requirements.md",
     "docs/revocation.md",
     "docs/sessions.md",
     "deploy/README.md",

@@ -81,6 +81,8 @@ pub struct Explanation {
     pub at: Timestamp,
     /// Whether the request may pass.
     pub admitted: bool,
+    /// The route only reports: whatever is decided, the request goes on without identity.
+    pub report_only: bool,
     /// The status that would be answered; none when the upstream would answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,

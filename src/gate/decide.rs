@@ -2,11 +2,13 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::cache::Remembered;
 use super::issuer::{Kind, TrustedIssuer};
+use super::requirement::Facts;
 use super::verified::{self, Verified};
-use super::{Demand, Denial, Need, TokenCache, Unsettled};
+use super::{Demand, Denial, Need, TokenCache, Unenforced, Unsettled};
 use crate::keys::VerifyingKey;
 use crate::revocation::{RevocationMap, Standing};
 use crate::time::Timestamp;
@@ -44,6 +46,27 @@ impl Permit {
         match &self.0 {
             Holder::Nobody => None,
             Holder::Bearer(entry) => Some(entry),
+        }
+    }
+}
+
+/// What forwarding consumes: a decision that was positive, or one that was only reported.
+#[must_use]
+#[derive(Debug)]
+pub enum Passage {
+    /// The request may pass.
+    Permitted(Permit),
+    /// Nothing was enforced: the request is nobody's, whatever token it carries.
+    Unenforced(Unenforced),
+}
+
+impl Passage {
+    /// The token that the permit was given for; `None` on a public route and where nothing is enforced.
+    #[must_use]
+    pub const fn bearer(&self) -> Option<&Rc<Remembered>> {
+        match self {
+            Self::Permitted(permit) => permit.bearer(),
+            Self::Unenforced(_) => None,
         }
     }
 }
@@ -140,7 +163,7 @@ impl Gate {
             entry.good_until.set(good_until);
             entry.judged_at.set(epoch);
         }
-        self.satisfies(&entry.verified, demand).map_err(refuse)?;
+        self.satisfies(&entry.verified, demand, now).map_err(refuse)?;
         Ok(Admission { issuer, cached: verified.is_none(), verified, permit: Permit(Holder::Bearer(entry)) })
     }
 
@@ -189,16 +212,24 @@ impl Gate {
         }
     }
 
-    /// Whether `verified` meets what a route demands.
+    /// Whether `verified` meets what a route demands, at `now`.
     ///
     /// # Errors
     ///
     /// What it lacks.
-    pub fn satisfies(&self, verified: &Verified, demand: &Demand) -> Result<(), Denial> {
+    pub fn satisfies(&self, verified: &Verified, demand: &Demand, now: Timestamp) -> Result<(), Denial> {
         let name = |index: usize| self.issuers.get(index).map(|issuer| issuer.name.as_str());
-        demand.check(&verified.claims, verified.lineage.as_ref(), &|wanted| {
-            name(verified.issuer) == Some(wanted) || verified.origin_issuer.and_then(name) == Some(wanted)
-        })
+        let authority = self.issuers.get(verified.origin_issuer.unwrap_or(verified.issuer));
+        let facts = Facts {
+            claims: &verified.claims,
+            lineage: verified.lineage.as_ref(),
+            authenticated: verified.authenticated(),
+            skew: authority.map_or(Duration::ZERO, |issuer| issuer.policy.clock_skew),
+            comes_from: &|wanted| {
+                name(verified.issuer) == Some(wanted) || verified.origin_issuer.and_then(name) == Some(wanted)
+            },
+        };
+        demand.check(&facts, now)
     }
 
     /// Whether the times of `verified` are right at `now`.

@@ -51,6 +51,13 @@ pub enum Denial {
     InsufficientScope(String),
     /// The route demands claim values that the token lacks.
     ClaimMismatch,
+    /// The route demands a more recent or a stronger authentication (RFC 9470).
+    InsufficientUserAuthentication {
+        /// How long ago it may have been at most, in seconds, if that is demanded.
+        max_age: Option<u64>,
+        /// The `acr` values that would do, the preferred one first, joined by spaces; may be empty.
+        acr_values: String,
+    },
     /// A cookie-borne token on an unsafe method without proof of same origin.
     CrossSite,
 }
@@ -88,6 +95,7 @@ impl Denial {
             Self::SessionTooOld => "session_too_old",
             Self::InsufficientScope(_) => "insufficient_scope",
             Self::ClaimMismatch => "claim_mismatch",
+            Self::InsufficientUserAuthentication { .. } => "insufficient_user_authentication",
             Self::CrossSite => "cross_site",
         }
     }

@@ -14,9 +14,9 @@ mod requirement;
 mod verified;
 
 pub use cache::{Remembered, TokenCache};
-pub use decide::{Admission, Gate, Permit, Stage};
+pub use decide::{Admission, Gate, Passage, Permit, Stage};
 pub use denial::Denial;
 pub use issuer::{Kind, TrustedIssuer};
 pub use need::{Need, Unsettled};
-pub use requirement::{ClaimRule, Demand, Requirement, Test};
+pub use requirement::{ClaimRule, Demand, Pattern, PatternError, Requirement, Test, Unenforced};
 pub use verified::Verified;

@@ -50,6 +50,16 @@ impl Verified {
         &self.references
     }
 
+    /// When its holder authenticated: the instant the login request arrived for a session that a login
+    /// opened, else `auth_time`.
+    #[must_use]
+    pub fn authenticated(&self) -> Option<Timestamp> {
+        match &self.lineage {
+            Some(lineage) if lineage.origin.is_none() => Some(lineage.origin_issued),
+            _ => self.claims.authenticated,
+        }
+    }
+
     /// The session that owns it, for the gateway's own tokens.
     #[must_use]
     pub fn session(&self) -> Option<Target> {

@@ -226,7 +226,8 @@ const fn denial_status(denial: &Denial) -> StatusCode {
         | Denial::IssuedInFuture
         | Denial::LifetimeTooLong
         | Denial::Revoked(_)
-        | Denial::SessionTooOld => StatusCode::UNAUTHORIZED,
+        | Denial::SessionTooOld
+        | Denial::InsufficientUserAuthentication { .. } => StatusCode::UNAUTHORIZED,
     }
 }
 
@@ -255,6 +256,7 @@ const fn denial_detail(denial: &Denial) -> &'static str {
         Denial::SessionTooOld => "a new login is needed",
         Denial::InsufficientScope(_) => "the token lacks a scope",
         Denial::ClaimMismatch => "the token does not meet this route's conditions",
+        Denial::InsufficientUserAuthentication { .. } => "a more recent or a stronger login is needed",
         Denial::CrossSite => "a cookie from another site does not count",
     }
 }
@@ -273,6 +275,7 @@ fn challenge(denial: &Denial, realm: &str) -> Option<HeaderValue> {
             format!("Bearer realm={realm}, error=\"insufficient_scope\", scope={scope}")
         }
         (Denial::ClaimMismatch, _) => format!("Bearer realm={realm}, error=\"insufficient_scope\""),
+        (Denial::InsufficientUserAuthentication { max_age, acr_values }, _) => step_up(&realm, *max_age, acr_values),
         (Denial::CrossSite | Denial::KeysUnavailable, _) => return None,
         (other, _) => {
             let detail = quoted(denial_detail(other));
@@ -280,6 +283,18 @@ fn challenge(denial: &Denial, realm: &str) -> Option<HeaderValue> {
         }
     };
     HeaderValue::from_str(&text).ok()
+}
+
+/// The challenge of RFC 9470 §3, its parameters quoted as in its examples.
+fn step_up(realm: &str, max_age: Option<u64>, acr_values: &str) -> String {
+    let mut text = format!("Bearer realm={realm}, error=\"insufficient_user_authentication\"");
+    if let Some(seconds) = max_age {
+        text.push_str(&format!(", max_age=\"{seconds}\""));
+    }
+    if !acr_values.is_empty() {
+        text.push_str(&format!(", acr_values={}", quoted(acr_values)));
+    }
+    text
 }
 
 /// A quoted-string (RFC 9110 §5.6.4); bytes it cannot hold are left out.
@@ -325,6 +340,11 @@ mod tests {
         let bare = Some(r#"Bearer realm="shop \"1\"", error="invalid_token""#.to_owned());
         let invalid = Some(r#"Bearer realm="shop \"1\"", error="invalid_request""#.to_owned());
         let scope = Some(r#"Bearer realm="shop \"1\"", error="insufficient_scope", scope="a b""#.to_owned());
+        let stepping = |parameters: &str| {
+            Some(format!(r#"Bearer realm="shop \"1\"", error="insufficient_user_authentication", {parameters}"#))
+        };
+        let step_up =
+            |max_age, acr: &str| Denial::InsufficientUserAuthentication { max_age, acr_values: acr.to_owned() };
         let claim = Some(r#"Bearer realm="shop \"1\"", error="insufficient_scope""#.to_owned());
         for (denial, status, challenge) in [
             (Denial::MissingToken, 401, Some(r#"Bearer realm="shop \"1\"""#.to_owned())),
@@ -348,6 +368,9 @@ mod tests {
             (Denial::SessionTooOld, 401, described("a new login is needed")),
             (Denial::InsufficientScope("a b".to_owned()), 403, scope),
             (Denial::ClaimMismatch, 403, claim),
+            (step_up(Some(300), ""), 401, stepping(r#"max_age="300""#)),
+            (step_up(None, "mfa"), 401, stepping(r#"acr_values="mfa""#)),
+            (step_up(Some(0), "phr \"x\""), 401, stepping(r#"max_age="0", acr_values="phr \"x\"""#)),
             (Denial::CrossSite, 403, None),
             (Denial::KeysUnavailable, 503, None),
         ] {

@@ -27,6 +27,7 @@ pub async fn explain(snapshot: &Snapshot, question: &Question, clock: &Clock) ->
     let mut told = Explanation {
         at: now,
         admitted: false,
+        report_only: false,
         status: None,
         reason: None,
         route: None,
@@ -62,6 +63,10 @@ fn walk(snapshot: &Snapshot, question: &Question, now: Timestamp, told: &mut Exp
             return Ok(());
         }
         Requirement::Token(demand) => demand,
+        Requirement::Reported(demand) => {
+            told.report_only = true;
+            demand
+        }
     };
     let presented = match present(&question.headers, &config.token.from) {
         Ok(Some(presented)) => presented,

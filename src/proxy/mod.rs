@@ -41,7 +41,7 @@ pub use self::snapshot::{Local, Shared, Snapshot, Worker};
 use self::target::Target;
 use self::upstream::{ForwardError, Lease};
 use crate::config::{Route, TokenPlace};
-use crate::gate::{Demand, Denial, Gate, Permit, Remembered, Requirement};
+use crate::gate::{Admission, Demand, Denial, Gate, Passage, Permit, Remembered, Requirement, Stage};
 use crate::session::origin;
 use crate::token::present::{PresentError, Presented, present};
 
@@ -101,14 +101,18 @@ async fn pass(
     record.route = Some(route_index);
 
     let authority = target.authority.clone();
-    let (permit, place) = match &route.auth {
-        Requirement::Public => (Permit::public(), None),
+    let (passage, place) = match &route.auth {
+        Requirement::Public => (Passage::Permitted(Permit::public()), None),
         Requirement::Token(demand) => {
             let (permit, place) = decide(local, record, demand, &head, authority.as_ref()).await?;
-            (permit, Some(place))
+            (Passage::Permitted(permit), Some(place))
+        }
+        Requirement::Reported(demand) => {
+            report(local, record, demand, &head, authority.as_ref()).await;
+            (Passage::Unenforced(route.auth.unenforced().ok_or(Refusal::Internal)?), None)
         }
     };
-    let renewal = renewal::plan(snapshot, &permit, record.time);
+    let renewal = renewal::plan(snapshot, &passage, record.time);
     let earlier = if route.login { renewal::earlier_session(local, &head.headers, record.time).await } else { None };
 
     let length = content_length(&head.headers, &incoming);
@@ -144,10 +148,10 @@ async fn pass(
     record.body = Some(body.progress());
 
     let request = Request::from_parts(head, body);
-    let (mut response, permit) = forward(local, record, route_index, route, permit, request).await?;
+    let (mut response, passage) = forward(local, record, route_index, route, passage, request).await?;
     let credential = place.and_then(|place| snapshot.config.token.from.get(place));
     let earned = renewal::Earned { renewal, login: route.login, earlier, credential };
-    renewal::finish(local, record, &permit, earned, response.headers_mut_and_status()).await?;
+    renewal::finish(local, record, &passage, earned, response.headers_mut_and_status()).await?;
     Ok(response.into_response())
 }
 
@@ -159,60 +163,83 @@ async fn decide(
     head: &http::request::Parts,
     authority: Option<&HeaderValue>,
 ) -> Result<(Permit, usize), Refusal> {
+    match judge(local, record, demand, head, authority).await {
+        Ok((admission, place)) => {
+            record.bearer = admission.permit.bearer().cloned();
+            Ok((admission.permit, place))
+        }
+        Err(Stage { denial, issuer }) => {
+            record.denied(&denial, issuer);
+            Err(Refusal::Denied(denial))
+        }
+    }
+}
+
+/// The same decision on a route that only reports: it is counted and logged, and the permit is dropped.
+async fn report(
+    local: &Local,
+    record: &mut Record,
+    demand: &Demand,
+    head: &http::request::Parts,
+    authority: Option<&HeaderValue>,
+) {
+    match judge(local, record, demand, head, authority).await {
+        Ok((admission, _)) => drop(admission.permit),
+        Err(Stage { denial, issuer }) => record.would_deny(&denial, issuer),
+    }
+}
+
+/// Finds the one token, and asks the gate.
+async fn judge(
+    local: &Local,
+    record: &mut Record,
+    demand: &Demand,
+    head: &http::request::Parts,
+    authority: Option<&HeaderValue>,
+) -> Result<(Admission, usize), Stage> {
     let snapshot = &local.snapshot;
     let places = &snapshot.config.token.from;
-    let deny = |record: &Record, denial: Denial, issuer| {
-        record.denied(&denial, issuer);
-        Refusal::Denied(denial)
-    };
     let presented = match present(&head.headers, places) {
         Ok(Some(presented)) => presented,
-        Ok(None) => return Err(deny(record, Denial::MissingToken, None)),
-        Err(PresentError::Several | PresentError::Malformed) => {
-            return Err(deny(record, Denial::MultipleTokens, None));
-        }
+        Ok(None) => return Err(Denial::MissingToken.into()),
+        Err(PresentError::Several | PresentError::Malformed) => return Err(Denial::MultipleTokens.into()),
     };
     let Presented { token, place } = presented;
     record.cookie_borne = matches!(places.get(place), Some(TokenPlace::Cookie(_)));
     if record.cookie_borne {
         let host = authority.map_or_else(|| origin::host(&head.headers), |host| host.to_str().unwrap_or_default());
         if !origin::same_origin(&head.method, &head.headers, host) {
-            return Err(deny(record, Denial::CrossSite, None));
+            return Err(Denial::CrossSite.into());
         }
     }
-    let judge = |gate: &Gate, now| {
+    let ask = |gate: &Gate, now| {
         let began = std::time::Instant::now();
         gate.admit(&local.cache, token, demand, now).map(|admission| (admission, began.elapsed()))
     };
-    match settle(snapshot, &local.shared.clock, record.time, judge).await {
-        Ok((admission, took)) => {
-            let metrics = &local.shared.metrics;
-            if admission.cached { &metrics.token_cache_hits } else { &metrics.token_cache_misses }.inc();
-            if let Some(algorithm) = admission.verified {
-                metrics.verified(algorithm, took);
-            }
-            if let Some(metrics) = snapshot.decision_metrics.get(admission.issuer) {
-                metrics.permitted();
-            }
-            record.bearer = admission.permit.bearer().cloned();
-            Ok((admission.permit, place))
-        }
-        Err(stage) => Err(deny(record, stage.denial, stage.issuer)),
+    let (admission, took) = settle(snapshot, &local.shared.clock, record.time, ask).await?;
+    let metrics = &local.shared.metrics;
+    if admission.cached { &metrics.token_cache_hits } else { &metrics.token_cache_misses }.inc();
+    if let Some(algorithm) = admission.verified {
+        metrics.verified(algorithm, took);
     }
+    if let Some(metrics) = snapshot.decision_metrics.get(admission.issuer) {
+        metrics.permitted();
+    }
+    Ok((admission, place))
 }
 
-/// Sends the request on. The permit is consumed, and comes back with the response: there is no way
-/// here without one.
+/// Sends the request on. What it may pass with is consumed, and comes back with the response: there is
+/// no way here without.
 async fn forward(
     local: &Rc<Local>,
     record: &mut Record,
     route_index: usize,
     route: &Route,
-    permit: Permit,
+    passage: Passage,
     mut request: Request<RequestBody>,
-) -> Result<(Forwarded, Permit), Refusal> {
+) -> Result<(Forwarded, Passage), Refusal> {
     let snapshot = &local.snapshot;
-    if let (Some(bearer), Some(mapping)) = (permit.bearer(), snapshot.mapping_of.get(route_index)) {
+    if let (Some(bearer), Some(mapping)) = (passage.bearer(), snapshot.mapping_of.get(route_index)) {
         set_identity(snapshot, bearer, *mapping, request.headers_mut());
     }
     let Some(pool) = local.pools.get(route.upstream) else { return Err(Refusal::Internal) };
@@ -226,7 +253,7 @@ async fn forward(
     record.upstream_took = Some(began.elapsed());
     let (response, lease) = outcome.map_err(|error| refusal_of(&error))?;
     let patience = snapshot.config.upstreams.get(route.upstream).map_or(Duration::MAX, |it| it.response_timeout);
-    Ok((Forwarded::new(response, lease, patience, until)?, permit))
+    Ok((Forwarded::new(response, lease, patience, until)?, passage))
 }
 
 /// A response to be handed on, with its head cleaned.

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Method, StatusCode};
@@ -9,7 +10,7 @@ use http::{HeaderValue, Method, StatusCode};
 use super::body::Progress;
 use super::snapshot::Local;
 use crate::gate::{Denial, Remembered};
-use crate::telemetry::Line;
+use crate::telemetry::{DecisionMetrics, Line};
 use crate::time::Timestamp;
 
 /// One request on its way. Whatever becomes of it, it is counted and logged once: when this is dropped,
@@ -34,6 +35,8 @@ pub(super) struct Record {
     pub(super) status: StatusCode,
     /// Why the gateway answered itself.
     pub(super) reason: Option<&'static str>,
+    /// Why it would have been refused, on a route that only reports.
+    pub(super) would_refuse: Option<&'static str>,
     /// The token it was admitted with.
     pub(super) bearer: Option<Rc<Remembered>>,
     /// Whether its token came in a cookie.
@@ -70,6 +73,7 @@ impl Record {
             // What a client that goes away before any answer is counted under, as nginx does.
             status: StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             reason: None,
+            would_refuse: None,
             bearer: None,
             cookie_borne: false,
             upstream_took: None,
@@ -87,11 +91,22 @@ impl Record {
 
     /// Counts a negative decision about a token of the issuer at `issuer`, if that was known.
     pub(super) fn denied(&self, denial: &Denial, issuer: Option<usize>) {
-        let metrics = &self.local.snapshot.decision_metrics;
-        let place = issuer.unwrap_or(metrics.len() - 1);
-        if let Some(metrics) = metrics.get(place) {
+        if let Some(metrics) = self.decisions(issuer) {
             metrics.denied(denial);
         }
+    }
+
+    /// Counts a decision that would have been negative, and keeps its reason for the log.
+    pub(super) fn would_deny(&mut self, denial: &Denial, issuer: Option<usize>) {
+        self.would_refuse = Some(denial.reason());
+        if let Some(metrics) = self.decisions(issuer) {
+            metrics.would_deny(denial);
+        }
+    }
+
+    fn decisions(&self, issuer: Option<usize>) -> Option<&Arc<DecisionMetrics>> {
+        let metrics = &self.local.snapshot.decision_metrics;
+        metrics.get(issuer.unwrap_or(metrics.len() - 1))
     }
 
     fn end(&self) {
@@ -129,7 +144,8 @@ impl Record {
             duration,
             upstream: self.upstream_took.and(upstream).map(|upstream| upstream.name.as_str()),
             upstream_duration: self.upstream_took,
-            reason: self.reason,
+            reason: self.reason.or(self.would_refuse),
+            report_only: self.reason.is_none() && self.would_refuse.is_some(),
             issuer: issuer.map(|issuer| issuer.name.as_str()),
             jti: verified.and_then(|verified| verified.claims.id.as_deref()),
             sid: verified.and_then(|verified| verified.claims.session.as_deref()),

@@ -13,7 +13,7 @@ use super::need::settle;
 use super::record::Record;
 use super::snapshot::{Local, Snapshot};
 use crate::config::{Delivery, TokenPlace};
-use crate::gate::{Denial, Permit, Remembered, Verified};
+use crate::gate::{Denial, Passage, Remembered, Verified};
 use crate::intake::{self, RevokeError};
 use crate::revocation::{Reason, Source, Target};
 use crate::session::{Current, Grant, Minted, Parent, Sessions, deliver};
@@ -46,8 +46,8 @@ pub(super) struct Earned<'a> {
 }
 
 /// What the request that was just admitted may earn. To be asked once: it counts requests.
-pub(super) fn plan(snapshot: &Snapshot, permit: &Permit, now: Timestamp) -> Renewal {
-    let (Some(sessions), Some(bearer)) = (&snapshot.sessions, permit.bearer()) else { return Renewal::None };
+pub(super) fn plan(snapshot: &Snapshot, passage: &Passage, now: Timestamp) -> Renewal {
+    let (Some(sessions), Some(bearer)) = (&snapshot.sessions, passage.bearer()) else { return Renewal::None };
     match current(&bearer.verified) {
         Some(current) if sessions.due(&current, now) => Renewal::Slide,
         Some(_) => Renewal::None,
@@ -69,7 +69,7 @@ pub(super) async fn earlier_session(local: &Local, headers: &HeaderMap, now: Tim
 pub(super) async fn finish(
     local: &Rc<Local>,
     record: &Record,
-    permit: &Permit,
+    passage: &Passage,
     earned: Earned<'_>,
     (headers, status): (&mut HeaderMap, StatusCode),
 ) -> Result<(), Refusal> {
@@ -89,7 +89,7 @@ pub(super) async fn finish(
     if renewal == Renewal::None || !is_renewable(status) || record.method == Method::OPTIONS {
         return Ok(());
     }
-    if let (Some(bearer), Some(credential)) = (permit.bearer(), credential) {
+    if let (Some(bearer), Some(credential)) = (passage.bearer(), credential) {
         renew(local, sessions, bearer, renewal, credential, headers).await;
     }
     Ok(())

@@ -64,6 +64,9 @@ pub struct Line<'a> {
     /// Why the request was refused ([`crate::gate::Denial::reason`]), or what went wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'static str>,
+    /// The route only reports: `reason` is why the request would have been refused.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub report_only: bool,
     /// The config name of the token's issuer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub issuer: Option<&'a str>,
@@ -231,6 +234,7 @@ mod tests {
             upstream: None,
             upstream_duration: None,
             reason: Some("revoked_subject"),
+            report_only: false,
             issuer: Some("accounts"),
             jti: Some("abc"),
             sid: None,
@@ -251,6 +255,7 @@ mod tests {
         log.record(&Line {
             upstream: Some("shop"),
             upstream_duration: Some(Duration::from_millis(2)),
+            report_only: true,
             ..line("/a\r\n{\"status\":200}\u{1b}[2J\"", "r2")
         });
         log.record(&line(&"é".repeat(3000), "r3"));
@@ -262,6 +267,11 @@ mod tests {
         );
         assert!(lines[1].contains(r#""path":"/a\r\n{\"status\":200}\u001b[2J\"""#), "{}", lines[1]);
         assert!(lines[1].contains(r#""upstream":"shop","upstream_ms":2.0,"#), "{}", lines[1]);
+        assert!(
+            lines[1].contains(r#""reason":"revoked_subject","report_only":true,"issuer":"accounts""#),
+            "{}",
+            lines[1]
+        );
         assert_eq!(lines.len(), 3);
         let third: serde_json::Value = serde_json::from_str(&lines[2]).unwrap();
         assert_eq!(third["path"].as_str().map(str::len), Some(2048));

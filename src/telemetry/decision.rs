@@ -1,5 +1,7 @@
 //! Decisions by issuer, outcome and reason.
 
+use std::sync::OnceLock;
+
 use prometheus::IntCounter;
 
 use super::series::Series;
@@ -7,7 +9,7 @@ use crate::gate::Denial;
 use crate::revocation::TargetKind;
 
 /// Every reason of [`Denial::reason`], at the place that [`place`] gives it.
-const REASONS: [&str; 29] = [
+const REASONS: [&str; 30] = [
     "missing_token",
     "multiple_tokens",
     "malformed_token",
@@ -37,22 +39,29 @@ const REASONS: [&str; 29] = [
     "claim_mismatch",
     "cross_site",
     "keys_unavailable",
+    "insufficient_user_authentication",
 ];
 
 /// The decisions about tokens of one issuer, or about requests without a known one.
 #[derive(Debug)]
 pub struct DecisionMetrics {
+    series: Series,
+    issuer: String,
     permitted: IntCounter,
     denied: [IntCounter; REASONS.len()],
+    /// Made when first counted: most deployments report nothing.
+    would_deny: [OnceLock<IntCounter>; REASONS.len()],
 }
 
 impl DecisionMetrics {
     pub(super) fn new(series: &Series, issuer: &str) -> Self {
-        let counter = |outcome, reason| {
-            let labels = [("issuer", issuer), ("outcome", outcome), ("reason", reason)];
-            series.counter("decisions_total", "Decisions about requests that need a token.", &labels)
-        };
-        Self { permitted: counter("permit", "none"), denied: REASONS.map(|reason| counter("deny", reason)) }
+        Self {
+            permitted: counter(series, issuer, "permit", "none"),
+            denied: REASONS.map(|reason| counter(series, issuer, "deny", reason)),
+            would_deny: [const { OnceLock::new() }; REASONS.len()],
+            series: series.clone(),
+            issuer: issuer.to_owned(),
+        }
     }
 
     /// Counts a request that may pass.
@@ -64,6 +73,18 @@ impl DecisionMetrics {
     pub fn denied(&self, denial: &Denial) {
         self.denied[place(denial)].inc();
     }
+
+    /// Counts a request that would have been refused, had the route not merely reported it.
+    pub fn would_deny(&self, denial: &Denial) {
+        let place = place(denial);
+        let make = || counter(&self.series, &self.issuer, "would_deny", REASONS[place]);
+        self.would_deny[place].get_or_init(make).inc();
+    }
+}
+
+fn counter(series: &Series, issuer: &str, outcome: &str, reason: &str) -> IntCounter {
+    let labels = [("issuer", issuer), ("outcome", outcome), ("reason", reason)];
+    series.counter("decisions_total", "Decisions about requests that need a token.", &labels)
 }
 
 const fn place(denial: &Denial) -> usize {
@@ -97,6 +118,7 @@ const fn place(denial: &Denial) -> usize {
         Denial::ClaimMismatch => 26,
         Denial::CrossSite => 27,
         Denial::KeysUnavailable => 28,
+        Denial::InsufficientUserAuthentication { .. } => 29,
     }
 }
 
@@ -129,6 +151,7 @@ mod tests {
             Denial::ClaimMismatch,
             Denial::CrossSite,
             Denial::KeysUnavailable,
+            Denial::InsufficientUserAuthentication { max_age: Some(60), acr_values: "secret level".to_owned() },
         ];
         all.extend(TargetKind::ALL.map(Denial::Revoked));
         all
@@ -144,13 +167,18 @@ mod tests {
             assert_eq!(REASONS[place(denial)], denial.reason());
             accounts.denied(denial);
         }
+        assert!(!metrics.render().contains("would_deny"), "nothing was reported");
+        denials.iter().for_each(|denial| accounts.would_deny(denial));
         accounts.permitted();
         let text = metrics.render();
         for reason in REASONS {
             let line = format!(r#"portcullis_decisions_total{{issuer="accounts",outcome="deny",reason="{reason}"}} 1"#);
             assert!(text.contains(&line), "{line}");
+            let line =
+                format!(r#"portcullis_decisions_total{{issuer="accounts",outcome="would_deny",reason="{reason}"}} 1"#);
+            assert!(text.contains(&line), "{line}");
         }
         assert!(text.contains(r#"{issuer="accounts",outcome="permit",reason="none"} 1"#));
-        assert!(!text.contains("secret scope"));
+        assert!(!text.contains("secret"));
     }
 }

@@ -8,6 +8,7 @@ mod bad_tokens;
 mod commands;
 mod control;
 mod delivery;
+mod demands;
 mod drain;
 mod durability;
 mod failing_upstreams;

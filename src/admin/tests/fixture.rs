@@ -46,6 +46,7 @@ impl Gateway for FakeGateway {
         let refused = authorization != Some("Bearer good");
         let explanation = Explanation {
             at: now(),
+            report_only: false,
             admitted: !refused,
             status: refused.then_some(401),
             reason: refused.then_some("revoked_subject"),

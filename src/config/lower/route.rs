@@ -6,11 +6,11 @@ use http::Method;
 
 use super::issuer::SESSION;
 use super::upstream::is_host;
-use super::{DAY, Lower, MILLISECOND, Place};
+use super::{DAY, DECADE, Lower, MILLISECOND, Place, SECOND};
 use crate::config::model::{Identity, PathMatch, Route, TokenConfig};
 use crate::config::problem::did_you_mean;
 use crate::config::{path, raw};
-use crate::gate::{ClaimRule, Demand, Requirement, Test};
+use crate::gate::{ClaimRule, Demand, Pattern, Requirement, Test};
 
 /// What routes may refer to.
 pub(super) struct Names<'a> {
@@ -85,7 +85,8 @@ impl Lower<'_, '_> {
             Some(raw::Either::Short(raw::AuthWord::Required)) | None => Requirement::Token(Demand::default()),
             Some(raw::Either::Long(demand)) => Requirement::Token(self.demand(demand, &place.key("auth"), names)),
         };
-        if let Requirement::Token(_) = auth
+        let auth = if raw.report_only.unwrap_or(false) { self.reported(auth, raw, place) } else { auth };
+        if let Requirement::Token(_) | Requirement::Reported(_) = auth
             && names.issuers.is_empty()
             && !names.session
         {
@@ -118,6 +119,23 @@ impl Lower<'_, '_> {
             preserve_host: raw.preserve_host.unwrap_or(true),
             max_body,
             timeout: self.duration_or_none(raw.timeout.as_ref(), &place.key("timeout"), MILLISECOND..=DAY),
+        }
+    }
+
+    /// A requirement whose decisions are only reported.
+    fn reported(&mut self, auth: Requirement, raw: &raw::Route, place: &Place<'_>) -> Requirement {
+        let at = place.key("report_only");
+        if raw.login.unwrap_or(false) {
+            let label = "what is only reported must not open sessions";
+            self.error(&at, format!("`{}` stands beside `login: true`", at.path), label);
+        }
+        match auth {
+            Requirement::Token(demand) | Requirement::Reported(demand) => Requirement::Reported(demand),
+            Requirement::Public => {
+                let message = format!("`{}` has nothing to report", at.path);
+                self.error(&at, message, "`auth: none` refuses nobody");
+                Requirement::Public
+            }
         }
     }
 
@@ -226,18 +244,16 @@ impl Lower<'_, '_> {
         let mut claims = Vec::new();
         for (claim, at) in place.key("claims").entries() {
             let Some(test) = raw.claims.as_ref().and_then(|all| all.get(claim)) else { continue };
-            let test = match (&test.equals, &test.r#in, &test.contains) {
-                (Some(value), None, None) => Test::Equals(value.clone()),
-                (None, Some(values), None) => Test::In(values.clone()),
-                (None, None, Some(value)) => Test::Contains(value.clone()),
-                _ if at.is_damaged() => continue,
-                _ => {
-                    let label = "exactly one of `equals`, `in`, `contains`";
-                    self.error(&at, format!("`{}` must be one test", at.path), label);
-                    continue;
-                }
-            };
-            claims.push(ClaimRule { claim: claim.to_owned(), test });
+            claims.extend(self.claim_test(test, &at).map(|test| ClaimRule { claim: claim.to_owned(), test }));
+        }
+        let acr = raw.acr.clone().unwrap_or_default();
+        for (index, value) in acr.iter().enumerate() {
+            // They stand in the challenge, separated by spaces (RFC 9470 §3).
+            if !value.bytes().all(|byte| matches!(byte, b'!'..=b'~') && !b"\"\\".contains(&byte)) {
+                let at = place.key("acr").item(index);
+                let label = "one value an item, of visible ASCII characters";
+                self.error(&at, format!("`{}` is not an authentication context", at.path), label);
+            }
         }
         Demand {
             issuers: raw.issuers.clone().unwrap_or_default(),
@@ -245,6 +261,30 @@ impl Lower<'_, '_> {
             scopes_all: all,
             scopes_any: any,
             claims,
+            max_age: self.duration_or_none(raw.max_age.as_ref(), &place.key("max_age"), SECOND..=DECADE),
+            acr,
+        }
+    }
+
+    fn claim_test(&mut self, raw: &raw::ClaimTest, place: &Place<'_>) -> Option<Test> {
+        match (&raw.equals, &raw.r#in, &raw.contains, &raw.pattern) {
+            (Some(value), None, None, None) => Some(Test::Equals(value.clone())),
+            (None, Some(values), None, None) => Some(Test::In(values.clone())),
+            (None, None, Some(value), None) => Some(Test::Contains(value.clone())),
+            (None, None, None, Some(text)) => match Pattern::new(text) {
+                Ok(pattern) => Some(Test::Pattern(pattern)),
+                Err(why) => {
+                    let at = place.key("pattern");
+                    self.error(&at, format!("`{}` is not a pattern", at.path), why.to_string());
+                    None
+                }
+            },
+            _ if place.is_damaged() => None,
+            _ => {
+                let label = "exactly one of `equals`, `in`, `contains`, `pattern`";
+                self.error(place, format!("`{}` must be one test", place.path), label);
+                None
+            }
         }
     }
 }

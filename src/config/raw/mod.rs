@@ -235,6 +235,9 @@ pub(super) struct Route {
     /// What it demands: `none` makes the route public, `required` is any honoured token.
     #[schemars(extend("default" = "required"))]
     pub(super) auth: Option<Either<AuthWord, Demand>>,
+    /// Whether what `auth` decides is only logged and counted: the request goes on, with nobody's identity.
+    #[schemars(extend("default" = false))]
+    pub(super) report_only: Option<bool>,
     /// Whether the upstream may open sessions with `X-Session-Grant`.
     #[schemars(extend("default" = false))]
     pub(super) login: Option<bool>,
@@ -296,9 +299,15 @@ pub(super) struct Demand {
     /// Scopes it must have.
     #[schemars(extend("default" = {}))]
     pub(super) scopes: Option<Scopes>,
-    /// Claims it must have, by name.
+    /// Claims it must have, by name or dotted path.
     #[schemars(extend("default" = {}))]
     pub(super) claims: Option<BTreeMap<String, ClaimTest>>,
+    /// How long ago its holder may have authenticated (`auth_time`), or `none`: any time.
+    #[schemars(extend("default" = "none"))]
+    pub(super) max_age: Option<Duration>,
+    /// Authentication contexts (`acr`), one of which it must have, the preferred one first. Empty: any.
+    #[schemars(inner(length(min = 1)), extend("default" = []))]
+    pub(super) acr: Option<Vec<String>>,
 }
 
 /// Scopes a token must have.
@@ -324,6 +333,8 @@ pub(super) struct ClaimTest {
     pub(super) r#in: Option<Vec<serde_json::Value>>,
     /// An array that has this value as a member.
     pub(super) contains: Option<serde_json::Value>,
+    /// A text that matches this regular expression as a whole.
+    pub(super) pattern: Option<String>,
 }
 
 /// Which claims go upstream in which headers. A claim that is missing means no header.

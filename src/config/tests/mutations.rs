@@ -59,10 +59,13 @@ routes:
     auth:
       issuers: [accounts, session]
       scopes: { all: [files], any: [read, write] }
-      claims: { tenant: { equals: blue }, plan: { in: [team, 7] }, groups: { contains: staff } }
+      claims: { tenant: { equals: blue }, plan: { in: [team, 7] }, groups: { contains: staff }, mail: { pattern: ".+@x" } }
+      max_age: 1h
+      acr: [phr, mfa]
     claims_to_headers: { preset: kong, headers: { X-Tenant: tenant } }
     max_body: 100MB
     timeout: 30s
+    report_only: true
   - match: { path: / }
     upstream: shop
     forward_token: true
@@ -247,7 +250,24 @@ const SLIPS: &[(&str, &str, &str)] = &[
     ("host: shop.example.com", "host: ^shop.example.com:443", "without the port"),
     ("host: shop.example.com", "host: ^https://shop.example.com", "no scheme and no path"),
     ("scopes: { all: [files]", "scopes: { all: [^\"a b\"]", "is not a scope"),
-    ("tenant: { equals: blue }", "^tenant: { equals: blue, in: [red] }", "exactly one of `equals`, `in`, `contains`"),
+    (
+        "tenant: { equals: blue }",
+        "^tenant: { equals: blue, in: [red] }",
+        "exactly one of `equals`, `in`, `contains`, `pattern`",
+    ),
+    ("pattern: \".+@x\"", "pattern: ^\".+@(x\"", "unclosed group"),
+    ("pattern: \".+@x\"", "pattern: ^\"a)|(b\"", "unopened group"),
+    ("max_age: 1h", "max_age: ^3600", "write `3600s`"),
+    ("max_age: 1h", "max_age: ^0s", "at least 1s"),
+    ("acr: [phr, mfa]", "acr: [^phr mfa]", "one value an item, of visible ASCII characters"),
+    ("acr: [phr, mfa]", "acr: ^mfa", "write `[mfa]`"),
+    ("    auth: none\n    login: true", "    auth: none\n    report_only: ^true", "`auth: none` refuses nobody"),
+    (
+        "    auth: none\n    login: true",
+        "    report_only: ^true\n    login: true",
+        "what is only reported must not open sessions",
+    ),
+    ("report_only: true", "report_only: ^yes", "write `true`"),
     ("tenant: { equals: blue }", "tenant: { equals: ^null }", "has no value"),
     ("X-Tenant: tenant", "^Host: tenant", "`Host` cannot hold an identity"),
     ("X-Tenant: tenant", "X-Tenant: tenant, ^x_tenant: tenant", "`x_tenant` is set twice"),
