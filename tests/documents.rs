@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use portcullis::config;
 
-const DOCUMENTS: [&str; 9] = [
+const DOCUMENTS: &[&str] = &[
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -14,6 +14,7 @@ const DOCUMENTS: [&str; 9] = [
     "docs/requirements.md",
     "docs/revocation.md",
     "docs/sessions.md",
+    "docs/subjects.md",
     "deploy/README.md",
 ];
 
@@ -73,7 +74,7 @@ fn configurations_in_the_documents_are_accepted() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("secret"), "0123456789abcdef0123456789abcdef0123456789abcdef").unwrap();
     let mut seen = 0;
-    for document in DOCUMENTS.into_iter().filter(|document| document.starts_with("docs/")) {
+    for document in DOCUMENTS.iter().filter(|document| document.starts_with("docs/")) {
         for shown in between(&read(document), "```yaml\n", "```") {
             let text = around(shown);
             if let Err(problems) = config::parse(&text, document, folder.path()) {

@@ -174,6 +174,9 @@ impl Attempt {
             "/v1/reload" => "reload",
             "/v1/keys:rotate" => "rotate_key",
             _ if *request.method() == Method::DELETE && path.starts_with("/v1/revocations/") => "lift",
+            _ if path.starts_with("/v1/subjects/") && path.ends_with("/replace") => {
+                if *request.method() == Method::DELETE { "undo_replacement" } else { "replace_subject" }
+            }
             _ => "unknown",
         };
         Some(Self { action, path: path.chars().take(512).collect() })

@@ -108,7 +108,11 @@ pub struct Explanation {
     pub claims: Option<Value>,
     /// Whether the signature was verified.
     pub verified: bool,
-    /// Everything a revocation of this token could name. The API adds the records in force.
+    /// The account that its subject goes by: the first id of its chain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// Everything a revocation of this token could name. The API adds the records in force, and the chains of
+    /// its subjects.
     #[serde(skip)]
     pub targets: Vec<Target>,
 }

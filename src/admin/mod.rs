@@ -15,6 +15,7 @@ mod patience;
 mod problem;
 mod records;
 mod revoke;
+mod subjects;
 mod view;
 mod watch;
 
@@ -130,6 +131,8 @@ impl Api {
             .route("/v1/revocations:batch", post(revoke::batch))
             .route("/v1/revocations:watch", get(watch::watch))
             .route("/v1/revocations/{id}", get(records::find).delete(records::lift))
+            .route("/v1/subjects/{issuer}/{subject}", get(subjects::show))
+            .route("/v1/subjects/{issuer}/{subject}/replace", post(subjects::replace).delete(subjects::undo))
             .route("/v1/explain", post(operations::explain))
             .route("/v1/status", get(operations::status))
             .route("/v1/config", get(operations::config))

@@ -16,6 +16,7 @@ use super::body;
 use super::problem::Problem;
 use super::view;
 use super::{Api, Question, ReloadError, RotateError};
+use crate::revocation::TargetKind;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -94,10 +95,17 @@ impl TryFrom<RawQuestion> for Question {
 pub(super) async fn explain(State(api): State<Api>, headers: HeaderMap, body: Body) -> Result<Json<Value>, Problem> {
     let raw: RawQuestion = body::json(&headers, body).await?;
     let mut explanation = api.0.gateway.explain(raw.try_into()?).await;
-    let targets = std::mem::take(&mut explanation.targets);
+    let mut targets = std::mem::take(&mut explanation.targets);
+    let mut chains = Vec::new();
+    for subject in targets.clone().iter().filter(|target| target.kind == TargetKind::Subject) {
+        let replacements = api.0.map.replacements();
+        chains.extend(replacements.chain(&subject.issuer, &subject.value));
+        targets.extend(replacements.earlier(&subject.issuer, &subject.value));
+    }
     let records = api.0.ledger.of_targets(&targets).await.map_err(|error| api.unreadable(&error))?;
     let mut document = json!(explanation);
     document["targets"] = targets.iter().map(view::target).collect();
+    document["replacements"] = chains.iter().map(|link| view::replacement(link)).collect();
     document["revocations"] = records.iter().map(view::revocation).collect();
     Ok(Json(document))
 }

@@ -246,7 +246,7 @@ fn lower_target(raw: RawTarget) -> Result<Target, Problem> {
     Ok(Target::new(kind, raw.issuer.unwrap_or_default(), raw.value.unwrap_or_default()))
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<RecordId>, Problem> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<RecordId>, Problem> {
     let mut fields = headers.get_all("idempotency-key").iter();
     let Some(field) = fields.next() else { return Ok(None) };
     let key = field.to_str().ok().filter(|_| fields.next().is_none()).and_then(|key| key.parse().ok());
@@ -269,7 +269,7 @@ fn change(target: String, reason: Reason, outcome: &Result<Accepted, RevokeError
 }
 
 /// What a caller is told. Exhaustive: a new error has to be given its status here.
-fn problem(error: &RevokeError) -> Problem {
+pub(super) fn problem(error: &RevokeError) -> Problem {
     let (status, reason) = match error {
         RevokeError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
         RevokeError::Conflict => (StatusCode::CONFLICT, "idempotency_conflict"),

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::intake::{Accepted, Kept, StoreStatus};
-use crate::revocation::{Form, Lift, Revocation, Target};
+use crate::intake::{Accepted, Kept, Replaced, StoreStatus, Undone};
+use crate::revocation::{Form, Lift, Replacement, Revocation, Target};
 
 /// A target; parts that its kind does not have are left out.
 pub(super) fn target(target: &Target) -> Value {
@@ -85,6 +85,43 @@ pub(super) fn lift(record: &Lift) -> Value {
     if let Some(note) = &record.note {
         view["note"] = json!(note);
     }
+    view
+}
+
+/// A replacement of one subject by another.
+pub(super) fn replacement(link: &Replacement) -> Value {
+    let mut view = json!({
+        "id": link.id.as_str(),
+        "issuer": link.issuer,
+        "subject": link.old,
+        "by": link.new,
+        "reason": link.reason.name(),
+        "actor": link.actor,
+        "at": link.at,
+    });
+    if let Some(note) = &link.note {
+        view["note"] = json!(note);
+    }
+    view
+}
+
+/// What was understood of a request to replace a subject.
+pub(super) fn replaced(replaced: &Replaced) -> Value {
+    let mut view = replacement(&replaced.replacement);
+    view["account"] = json!(replaced.account);
+    view["cutoff"] = replaced.cutoff.as_ref().map(accepted).unwrap_or_default();
+    view["durable"] = json!(replaced.durable);
+    view["existing"] = json!(replaced.existing);
+    view
+}
+
+/// What undoing a replacement did.
+pub(super) fn undone(undone: &Undone) -> Value {
+    let mut view = replacement(&undone.replacement);
+    view["undone_at"] = json!(undone.at);
+    view["cutoffs"] = undone.cutoffs.iter().map(accepted).collect();
+    view["durable"] = json!(undone.durable);
+    view["existing"] = json!(undone.existing);
     view
 }
 

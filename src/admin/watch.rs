@@ -43,6 +43,8 @@ async fn next(events: &mut Receiver<intake::Event>) -> Option<Event> {
     let (name, data): (_, Value) = match events.recv().await {
         Ok(intake::Event::Revoked(record)) => ("revocation", view::revocation(&record)),
         Ok(intake::Event::Lifted(lift)) => ("lift", view::lift(&lift)),
+        Ok(intake::Event::Replaced(link)) => ("replacement", view::replacement(&link)),
+        Ok(intake::Event::Undone(link)) => ("replacement_undone", view::replacement(&link)),
         Err(RecvError::Lagged(missed)) => ("lagged", json!({ "missed": missed })),
         Err(RecvError::Closed) => return None,
     };

@@ -60,6 +60,13 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: RevocationsCommand,
     },
+    /// Put one subject in the place of another after a compromise, undo that, and show the chain
+    Subjects {
+        #[command(flatten)]
+        admin: AdminArgs,
+        #[command(subcommand)]
+        command: SubjectsCommand,
+    },
     /// List and rotate the gateway's own signing keys
     Keys {
         #[command(flatten)]
@@ -179,6 +186,52 @@ pub(super) enum RevocationsCommand {
     },
     /// Print revocations and lifts as they come into force
     Watch,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SubjectsCommand {
+    /// Refuse everything of a subject, and let another one carry on its account
+    Replace {
+        /// The sub that is given up
+        subject: String,
+        /// The issuer of both, by config name or URL
+        #[arg(long)]
+        issuer: String,
+        /// The sub in its place: a fresh one
+        #[arg(long, value_name = "SUBJECT")]
+        by: String,
+        /// Why
+        #[arg(long, default_value = "credential_compromised")]
+        reason: Reason,
+        /// A remark
+        #[arg(long)]
+        note: Option<String>,
+        /// The replacement's id: the same call again does nothing more
+        #[arg(long)]
+        id: Option<RecordId>,
+    },
+    /// Take a replacement back; both subjects begin anew
+    Undo {
+        /// The sub that was given up
+        subject: String,
+        /// Its issuer, by config name or URL
+        #[arg(long)]
+        issuer: String,
+        /// Why; the reason it was replaced for, unless given
+        #[arg(long)]
+        reason: Option<Reason>,
+        /// A remark
+        #[arg(long)]
+        note: Option<String>,
+    },
+    /// Show the account and the chain of a subject, and what is in force for it
+    Show {
+        /// The sub
+        subject: String,
+        /// Its issuer, by config name or URL
+        #[arg(long)]
+        issuer: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 
-use super::args::{AdminArgs, ExplainArgs, KeysCommand, RevocationsCommand, RevokeArgs};
+use super::args::{AdminArgs, ExplainArgs, KeysCommand, RevocationsCommand, RevokeArgs, SubjectsCommand};
 use super::client::{Client, Reply, token_file};
 use super::exit::{Exit, Failure};
 use super::{Streams, show};
@@ -101,6 +101,37 @@ pub(super) fn revocations(
             })
         }
         RevocationsCommand::Watch => block_on(watch(admin, &client(admin)?, streams.stdout))?,
+    }
+}
+
+pub(super) fn subjects(admin: &AdminArgs, command: &SubjectsCommand, streams: &mut Streams<'_>) -> Result<(), Failure> {
+    let path = |issuer: &str, subject: &str| format!("/v1/subjects/{}/{}", encoded(issuer), encoded(subject));
+    match command {
+        SubjectsCommand::Replace { subject, issuer, by, reason, note, id } => {
+            let mut body = json!({ "by": by, "reason": reason.name() });
+            if let Some(note) = note {
+                body["note"] = json!(note);
+            }
+            let path = path(issuer, subject) + "/replace";
+            let key = id.as_ref().map(|id| id.as_str());
+            let reply = call(admin, Method::POST, &path, Some(&body), key)?;
+            let verb = if reply.status == StatusCode::CREATED { "replaced" } else { "replaced before" };
+            print(admin, &reply.body, streams.stdout, |body| {
+                format!("{verb}: {}\naccount: {}\n", show::replacement(body), show::scalar(&body["account"]))
+            })
+        }
+        SubjectsCommand::Undo { subject, issuer, reason, note } => {
+            let given = [("reason", reason.map(|reason| reason.name().to_owned())), ("note", note.clone())];
+            let query: Vec<_> =
+                given.iter().filter_map(|(name, it)| Some(format!("{name}={}", encoded(it.as_ref()?)))).collect();
+            let path = format!("{}/replace?{}", path(issuer, subject), query.join("&"));
+            let reply = call(admin, Method::DELETE, &path, None, None)?;
+            print(admin, &reply.body, streams.stdout, |body| format!("undone: {}\n", show::replacement(body)))
+        }
+        SubjectsCommand::Show { subject, issuer } => {
+            let reply = call(admin, Method::GET, &path(issuer, subject), None, None)?;
+            print(admin, &reply.body, streams.stdout, show::subject)
+        }
     }
 }
 
@@ -270,6 +301,8 @@ fn event_line(name: &str, data: &Value) -> String {
     match name {
         "revocation" => format!("revoked: {}", show::revocation(data)),
         "lift" => format!("lifted: {}", show::target(&data["target"])),
+        "replacement" => format!("replaced: {}", show::replacement(data)),
+        "replacement_undone" => format!("undone: {}", show::replacement(data)),
         "lagged" => format!("missed: {}", data["missed"]),
         _ => format!("{}: {}", show::printable(name), show::printable(&data.to_string())),
     }

@@ -85,6 +85,7 @@ fn dispatch(commands: &Commands, arguments: impl IntoIterator<Item = OsString>, 
         Command::Explain { admin, explain } => control::explain(&admin, &explain, streams),
         Command::Revoke { admin, revoke } => control::revoke(&admin, &revoke, streams),
         Command::Revocations { admin, command } => control::revocations(&admin, &command, streams),
+        Command::Subjects { admin, command } => control::subjects(&admin, &command, streams),
         Command::Keys { admin, command } => control::keys(&admin, &command, streams),
         Command::Status { admin } => control::status(&admin, streams),
     };

@@ -18,7 +18,7 @@ pub(super) fn printable(text: &str) -> String {
 }
 
 /// A value in a line: texts bare, the rest as JSON.
-fn scalar(value: &Value) -> String {
+pub(super) fn scalar(value: &Value) -> String {
     match value {
         Value::String(text) => printable(text),
         Value::Null => "-".to_owned(),
@@ -68,6 +68,44 @@ pub(super) fn revocation(record: &Value) -> String {
     line
 }
 
+/// A replacement of one subject by another, as a line.
+pub(super) fn replacement(link: &Value) -> String {
+    let mut line = format!(
+        "{}  subject {} of {} by {}",
+        scalar(&link["id"]),
+        scalar(&link["subject"]),
+        scalar(&link["issuer"]),
+        scalar(&link["by"])
+    );
+    for (name, words) in [("reason", "reason"), ("actor", "by"), ("at", "at"), ("note", "note")] {
+        if let Some(text) = link[name].as_str() {
+            // Writing to a String does not fail.
+            let _ = write!(line, ", {words} {}", printable(text));
+        }
+    }
+    line
+}
+
+/// A subject with its chain.
+pub(super) fn subject(body: &Value) -> String {
+    let mut text = format!(
+        "subject: {} of {}\naccount: {}\n",
+        scalar(&body["subject"]),
+        scalar(&body["issuer"]),
+        scalar(&body["account"])
+    );
+    if let Some(by) = body["replaced_by"].as_str() {
+        let _ = writeln!(text, "refused: it was replaced by {}", printable(by));
+    }
+    for link in body["chain"].as_array().into_iter().flatten() {
+        let _ = writeln!(text, "replaced: {}", replacement(link));
+    }
+    for record in body["revocations"].as_array().into_iter().flatten() {
+        let _ = writeln!(text, "in force: {}", revocation(record));
+    }
+    text
+}
+
 /// What the gateway would do, step by step.
 pub(super) fn explanation(body: &Value) -> String {
     let mut text = String::new();
@@ -78,7 +116,7 @@ pub(super) fn explanation(body: &Value) -> String {
         let _ = write!(text, " (status {status})");
     }
     text.push('\n');
-    for (name, words) in [("route", "route"), ("upstream", "upstream"), ("issuer", "issuer")] {
+    for (name, words) in [("route", "route"), ("upstream", "upstream"), ("issuer", "issuer"), ("account", "account")] {
         if let Some(value) = body[name].as_str() {
             let _ = writeln!(text, "{words}: {}", printable(value));
         }
@@ -86,6 +124,9 @@ pub(super) fn explanation(body: &Value) -> String {
     for step in body["steps"].as_array().into_iter().flatten() {
         let mark = if step["passed"] == true { "ok    " } else { "failed" };
         let _ = writeln!(text, "  {mark} {}: {}", scalar(&step["name"]), scalar(&step["detail"]));
+    }
+    for link in body["replacements"].as_array().into_iter().flatten() {
+        let _ = writeln!(text, "replaced: {}", replacement(link));
     }
     for record in body["revocations"].as_array().into_iter().flatten() {
         let _ = writeln!(text, "in force: {}", revocation(record));

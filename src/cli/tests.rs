@@ -220,6 +220,19 @@ fn walk(served: &Served) {
     std::fs::write(&wrong, "not the token").unwrap();
     let denied = portcullis(&["status", "--admin", &served.address, "--token-file", wrong.to_str().unwrap()], "");
     assert_eq!(denied.exits(77).stderr, "error: a valid admin token is needed (unauthorized, status 401)\n");
+
+    let replace = ["subjects", "replace", "bob/1", "--issuer", "accounts", "--by", "bob 2", "--id", "swap-1"];
+    let replaced = served.ask(&replace, "").exits(0).stdout;
+    let said = "replaced: swap-1  subject bob/1 of https://accounts.example/ by bob 2, reason credential_compromised";
+    assert!(replaced.starts_with(said) && replaced.ends_with("account: bob/1\n"), "{replaced}");
+    assert!(served.ask(&replace, "").exits(0).stdout.starts_with("replaced before: swap-1"));
+    let shown = served.ask(&["subjects", "show", "bob/1", "--issuer", "https://accounts.example/"], "").exits(0).stdout;
+    assert!(shown.contains("refused: it was replaced by bob 2\nreplaced: swap-1  "), "{shown}");
+    let shown = served.ask(&["subjects", "show", "bob 2", "--issuer", "accounts"], "").exits(0).stdout;
+    assert!(shown.contains("account: bob/1\n") && shown.contains("in force: "), "{shown}");
+    let undo = ["subjects", "undo", "bob/1", "--issuer", "accounts", "--reason", "admin", "--note", "a mistake"];
+    assert!(served.ask(&undo, "").exits(0).stdout.starts_with("undone: swap-1  subject bob/1"));
+    served.ask(&["subjects", "undo", "nobody", "--issuer", "accounts"], "").exits(1);
 }
 
 #[test]

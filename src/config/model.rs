@@ -236,6 +236,9 @@ pub struct Identity {
     /// Pairs of header and claim, in order. Claim names may be dotted to reach into objects only when
     /// no top-level claim has the whole name.
     pub headers: Vec<(HeaderName, String)>,
+    /// The header that names the account: the first id of the chain of a subject that has been replaced,
+    /// else the subject itself.
+    pub account: Option<HeaderName>,
 }
 
 /// Gateway sessions.

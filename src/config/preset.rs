@@ -46,6 +46,15 @@ pub(super) fn headers(preset: Preset) -> Vec<(HeaderName, String)> {
     list.iter().map(|&(header, claim)| (HeaderName::from_static(header), claim.to_owned())).collect()
 }
 
+/// The header of a preset that names the account. Only the design's own has one: none of the others is
+/// known to its users.
+pub(super) const fn account(preset: Preset) -> Option<HeaderName> {
+    match preset {
+        Preset::Default => Some(HeaderName::from_static("x-auth-request-account")),
+        Preset::None | Preset::Oauth2Proxy | Preset::Authelia | Preset::Kong | Preset::Envoy => None,
+    }
+}
+
 /// Headers that mean something to the protocol or to the gateway itself: an identity in one of them
 /// would break framing, routing or the token, or be removed again on its way.
 const TAKEN: [&str; 45] = [
@@ -120,6 +129,7 @@ mod tests {
                 assert!(!is_taken(header.as_str()), "{header}");
                 assert!(list[..index].iter().all(|(earlier, _)| earlier != header), "{header}");
             }
+            assert!(account(preset).is_none_or(|account| list.iter().all(|(header, _)| *header != account)));
         }
     }
 

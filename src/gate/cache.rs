@@ -19,8 +19,18 @@ pub struct Remembered {
     pub(super) judged_at: Cell<u64>,
     /// From when on it must be judged again whatever the epoch: what it rests on may be too old by then.
     pub(super) good_until: Cell<Timestamp>,
-    /// Its identity headers under each mapping that was asked for: they depend on its claims alone.
-    identity: RefCell<Vec<(usize, IdentityHeaders)>>,
+    /// Its identity headers under each mapping that was asked for: they depend on its claims, and on whose
+    /// account it belongs to.
+    identity: RefCell<Vec<Prepared>>,
+}
+
+/// The identity headers under one mapping.
+#[derive(Debug)]
+struct Prepared {
+    mapping: usize,
+    /// The state of the chains of replaced subjects at which they were made.
+    accounts: u64,
+    headers: IdentityHeaders,
 }
 
 /// Prepared header fields, ready to be inserted.
@@ -36,13 +46,22 @@ impl Remembered {
         }
     }
 
-    /// The identity headers under mapping number `mapping`, made by `make` the first time.
-    pub fn identity(&self, mapping: usize, make: impl FnOnce(&Verified) -> IdentityHeaders) -> IdentityHeaders {
-        if let Some((_, headers)) = self.identity.borrow().iter().find(|(number, _)| *number == mapping) {
-            return Rc::clone(headers);
+    /// The identity headers under mapping number `mapping`, made by `make` the first time and whenever
+    /// `accounts`, the [generation](crate::revocation::Replacements::generation) read before, has changed.
+    pub fn identity(
+        &self,
+        mapping: usize,
+        accounts: u64,
+        make: impl FnOnce(&Verified) -> IdentityHeaders,
+    ) -> IdentityHeaders {
+        let current = |it: &&Prepared| it.mapping == mapping && it.accounts == accounts;
+        if let Some(prepared) = self.identity.borrow().iter().find(current) {
+            return Rc::clone(&prepared.headers);
         }
         let headers = make(&self.verified);
-        self.identity.borrow_mut().push((mapping, Rc::clone(&headers)));
+        let mut identity = self.identity.borrow_mut();
+        identity.retain(|it| it.mapping != mapping);
+        identity.push(Prepared { mapping, accounts, headers: Rc::clone(&headers) });
         headers
     }
 }

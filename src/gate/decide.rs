@@ -1,5 +1,6 @@
 //! The steps of the decision, in their order.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -210,6 +211,30 @@ impl Gate {
             Standing::Revoked(kind) => Err(Denial::Revoked(kind)),
             Standing::AuthenticationTooOld => Err(Denial::SessionTooOld),
         }
+    }
+
+    /// The account that the holder of `verified` goes by: the first id of the chain that its subject is in
+    /// now, or else the subject. `None` when it has no subject.
+    ///
+    /// A session that was opened with another issuer's token follows the chain of that token's subject, and
+    /// keeps the prefix that its own subject has.
+    #[must_use]
+    pub fn account<'v>(&self, verified: &'v Verified) -> Option<Cow<'v, str>> {
+        let subject = verified.claims.subject.as_deref()?;
+        let replacements = self.revocations.replacements();
+        if !replacements.any() {
+            return Some(Cow::Borrowed(subject));
+        }
+        if let Some(account) = replacements.account(&verified.claims.issuer, subject) {
+            return Some(Cow::Owned(account.to_string()));
+        }
+        let of_parent = || {
+            let origin = verified.lineage.as_ref()?.origin.as_ref()?;
+            let named = origin.subject.as_deref()?;
+            let account = replacements.account(&origin.issuer, named)?;
+            Some(format!("{}{account}", subject.strip_suffix(named)?))
+        };
+        Some(of_parent().map_or(Cow::Borrowed(subject), Cow::Owned))
     }
 
     /// Whether `verified` meets what a route demands, at `now`.

@@ -2,6 +2,9 @@
 
 mod change;
 mod lift;
+mod replace;
+
+pub use self::replace::UnreadableReplacement;
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -13,6 +16,7 @@ use tokio::sync::{Mutex, Semaphore, broadcast};
 use super::claim::Claims;
 use super::limits::{self, Limits};
 use super::outcome::{Accepted, Event, LedgerError, LiftError, Lifted, RevokeError, Swept};
+use super::replace::{ReplaceError, ReplaceRequest, Replaced, UndoError, UndoRequest, Undone};
 use super::request::{InvalidRequest, Meaning, Request};
 use crate::revocation::{Form, Full, Horizons, InForce, RecordId, Revocation, RevocationMap, Target, UnknownIssuer};
 use crate::store::{
@@ -56,6 +60,8 @@ struct Inner {
     /// Whether what the store has taken outlives the process.
     survives: bool,
     sequence: Mutex<u64>,
+    /// Held while a subject is replaced, or that is undone: one chain is changed by one request at a time.
+    replacing: Mutex<()>,
     claims: Arc<Claims>,
     in_flight: Semaphore,
     events: broadcast::Sender<Event>,
@@ -105,10 +111,12 @@ impl Ledger {
             clock,
             opened: (now, Instant::now()),
             sequence: Mutex::new(sequence),
+            replacing: Mutex::new(()),
             claims: Arc::default(),
             in_flight: Semaphore::new(MAX_IN_FLIGHT),
             events: broadcast::Sender::new(EVENTS),
         };
+        inner.restore_replacements()?;
         inner.change_limits(horizons)?;
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -165,6 +173,33 @@ impl Ledger {
         let inner = Arc::clone(&self.inner);
         let task = tokio::spawn(async move { inner.lift(id, restore, actor, note).await });
         task.await.unwrap_or(Err(LiftError::Store(StoreError::Stopped)))
+    }
+
+    /// Puts one subject in the place of another: every token of the old one is refused from now on, and
+    /// those that the new one has already are as well. When this returns `Ok`, that is in force here and
+    /// on disk. Asked again for the same, it changes nothing. A call that is dropped half-way is carried
+    /// out all the same.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplaceError::NotDurable`] when it is in force but not on disk; any other: nothing was replaced.
+    pub async fn replace(&self, request: ReplaceRequest) -> Result<Replaced, ReplaceError> {
+        let inner = Arc::clone(&self.inner);
+        let task = tokio::spawn(async move { inner.replace(request).await });
+        task.await.unwrap_or(Err(ReplaceError::Store(StoreError::Stopped)))
+    }
+
+    /// Takes the replacement of a subject back: it is live again, and what both ids have already is
+    /// refused. Asked again, it changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, it is not the last of its chain, or it could not be stored: then it stays in
+    /// force.
+    pub async fn undo_replacement(&self, request: UndoRequest) -> Result<Undone, UndoError> {
+        let inner = Arc::clone(&self.inner);
+        let task = tokio::spawn(async move { inner.undo_replacement(request).await });
+        task.await.unwrap_or(Err(UndoError::Store(Some(StoreError::Stopped))))
     }
 
     /// The revocation with this id, lifted or not.

@@ -8,10 +8,12 @@ mod claim;
 mod ledger;
 mod limits;
 mod outcome;
+mod replace;
 mod request;
 
-pub use ledger::Ledger;
+pub use ledger::{Ledger, UnreadableReplacement};
 pub use outcome::{Accepted, Event, LedgerError, LiftError, Lifted, RevokeError, Swept};
+pub use replace::{ReplaceError, ReplaceRequest, Replaced, UndoError, UndoRequest, Undone};
 pub use request::{InvalidRequest, Request};
 
 pub use crate::store::{

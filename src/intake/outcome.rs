@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::InvalidRequest;
-use crate::revocation::{Form, Full, Lift, RecordId, Revocation, Target};
+use super::{InvalidRequest, UnreadableReplacement};
+use crate::revocation::{Form, Full, Lift, RecordId, Replacement, Revocation, Target};
 use crate::store::StoreError;
 use crate::time::Timestamp;
 
@@ -88,6 +88,9 @@ pub enum LedgerError {
     /// The limits kept with the records are not readable.
     #[error("the limits kept in the store are not readable")]
     Limits(#[source] serde_json::Error),
+    /// A replacement of a subject is not readable.
+    #[error(transparent)]
+    Replacement(#[from] UnreadableReplacement),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -100,6 +103,10 @@ pub enum Event {
     Revoked(Arc<Revocation>),
     /// A lift.
     Lifted(Arc<Lift>),
+    /// A subject that was replaced; its new id was cut before.
+    Replaced(Arc<Replacement>),
+    /// A replacement that was undone; both ids were cut before.
+    Undone(Arc<Replacement>),
 }
 
 /// What a sweep dropped.

@@ -37,6 +37,7 @@ pub async fn explain(snapshot: &Snapshot, question: &Question, clock: &Clock) ->
         header: None,
         claims: None,
         verified: false,
+        account: None,
         targets: Vec::new(),
     };
     match walk(snapshot, question, now, &mut told) {
@@ -143,6 +144,7 @@ fn authenticate(snapshot: &Snapshot, token: &str, now: Timestamp, told: &mut Exp
     })?;
     told.verified = true;
     told.targets = verified.targets();
+    told.account = snapshot.gate.account(&verified).map(std::borrow::Cow::into_owned);
     let key = &verified.key;
     told.pass("parse", "a well-formed token".to_owned());
     told.pass("issuer", format!("`{}`", told.issuer.clone().unwrap_or_default()));

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::config::{Identity, TokenPlace};
-use crate::gate::Verified;
+use crate::gate::{Gate, Verified};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -81,7 +81,9 @@ impl Cleaner {
     /// A cleaner that knows every identity header any of `mappings` may set.
     #[must_use]
     pub(super) fn new<'a>(mappings: impl IntoIterator<Item = &'a Identity>) -> Self {
-        let identity = mappings.into_iter().flat_map(|mapping| &mapping.headers).map(|(name, _)| name.as_str());
+        let identity = mappings.into_iter().flat_map(|mapping| {
+            mapping.headers.iter().map(|(name, _)| name).chain(&mapping.account).map(HeaderName::as_str)
+        });
         let refused: HashSet<_> = identity.chain(MISLEADING).map(fold).collect();
         let forwarding: HashSet<_> = FORWARDING.into_iter().map(fold).collect();
         let hop = HOP_BY_HOP.iter().map(|name| name.as_bytes()[0]);
@@ -304,9 +306,11 @@ fn append(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
 
 /// The identity fields of a token under one mapping. A missing or null claim gives no field.
 #[must_use]
-pub(super) fn identity(mapping: &Identity, verified: &Verified) -> Rc<[(HeaderName, HeaderValue)]> {
+pub(super) fn identity(mapping: &Identity, gate: &Gate, verified: &Verified) -> Rc<[(HeaderName, HeaderValue)]> {
     let fields = mapping.headers.iter();
-    fields.filter_map(|(name, claim)| Some((name.clone(), claim_value(verified.claims.find(claim)?)?))).collect()
+    let claims = fields.filter_map(|(name, claim)| Some((name.clone(), claim_value(verified.claims.find(claim)?)?)));
+    let account = mapping.account.as_ref().and_then(|name| Some((name.clone(), text_value(&gate.account(verified)?)?)));
+    claims.chain(account).collect()
 }
 
 /// A claim as a field value: text as it is, numbers and booleans as JSON, lists joined by commas,
@@ -328,14 +332,25 @@ fn claim_value(claim: &Value) -> Option<HeaderValue> {
     HeaderValue::from_bytes(&field).ok()
 }
 
+/// A text as a field value.
+fn text_value(text: &str) -> Option<HeaderValue> {
+    let mut field = Vec::new();
+    write_text(&mut field, text, false);
+    HeaderValue::from_bytes(&field).ok()
+}
+
 /// Appends one value. Percent-encoded is what a field may not carry, what its readers would trim or,
 /// in a list, split at, and `%` itself: no two values look alike to an upstream.
 fn write(field: &mut Vec<u8>, value: &Value, in_list: bool) {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     let text: Cow<'_, str> = match value {
         Value::String(text) => text.into(),
         other => other.to_string().into(),
     };
+    write_text(field, &text, in_list);
+}
+
+fn write_text(field: &mut Vec<u8>, text: &str, in_list: bool) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     for (place, byte) in text.bytes().enumerate() {
         let plain = match byte {
             b' ' => place != 0 && place + 1 != text.len(),
@@ -368,12 +383,23 @@ mod tests {
 
     fn cleaner() -> Cleaner {
         let header = HeaderName::from_static("x-auth-request-user");
-        Cleaner::new([&Identity { headers: vec![(header, "sub".to_owned())] }])
+        Cleaner::new([&Identity {
+            headers: vec![(header, "sub".to_owned())],
+            account: Some(HeaderName::from_static("remote-account")),
+        }])
     }
 
     #[test]
     fn every_spelling_of_an_identity_field_is_removed() {
-        let spellings = ["X-Auth-Request-User", "x_auth_request_user", "X.Auth.Request.User", "_x-auth!request#user"];
+        let spellings = [
+            "X-Auth-Request-User",
+            "x_auth_request_user",
+            "X.Auth.Request.User",
+            "_x-auth!request#user",
+            "Remote-Account",
+            "remote_account",
+            "X-Auth-Request-Account",
+        ];
         for spelling in spellings {
             let mut headers = map(&[(spelling, "admin"), ("accept", "*/*")]);
             cleaner().clean(&mut headers, true);

@@ -41,7 +41,7 @@ pub use self::snapshot::{Local, Shared, Snapshot, Worker};
 use self::target::Target;
 use self::upstream::{ForwardError, Lease};
 use crate::config::{Route, TokenPlace};
-use crate::gate::{Admission, Demand, Denial, Gate, Passage, Permit, Remembered, Requirement, Stage};
+use crate::gate::{Admission, Demand, Denial, Gate, Passage, Permit, Remembered, Requirement, Stage, Verified};
 use crate::session::origin;
 use crate::token::present::{PresentError, Presented, present};
 
@@ -313,7 +313,10 @@ fn is_forwardable(head: &http::response::Parts) -> bool {
 
 fn set_identity(snapshot: &Snapshot, bearer: &Remembered, mapping: usize, fields: &mut http::HeaderMap) {
     let Some(named) = snapshot.mappings.get(mapping) else { return };
-    for (name, value) in bearer.identity(mapping, |verified| headers::identity(named, verified)).iter() {
+    // Read before the chains are: what is made now is made anew once they change.
+    let accounts = if named.account.is_some() { snapshot.gate.revocations().replacements().generation() } else { 0 };
+    let make = |verified: &Verified| headers::identity(named, &snapshot.gate, verified);
+    for (name, value) in bearer.identity(mapping, accounts, make).iter() {
         fields.insert(name.clone(), value.clone());
     }
 }

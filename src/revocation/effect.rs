@@ -62,12 +62,12 @@ impl InForce {
     }
 }
 
-/// What one target's effect says about one token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What one target's effect says about one token; the strictest is the greatest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Verdict {
     Good,
-    Revoked,
     TooOld,
+    Revoked,
 }
 
 /// Whether a token is still honoured, as far as revocations go.

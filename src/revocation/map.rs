@@ -2,13 +2,14 @@
 
 use std::array;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::{DashMap, Entry};
 
 use super::effect::{InForce, Packed, Verdict};
 use super::reference::{BuildPassThrough, Key};
-use super::{Form, Standing, TargetKind, TargetRef};
+use super::{Form, InvalidReplacement, InvalidUndo, Replacement, Replacements, Standing, TargetKind, TargetRef};
 use crate::time::Timestamp;
 
 /// So many that a writer, or the sweep, holds up no more than a thousandth of all look-ups, and each
@@ -27,6 +28,7 @@ pub struct RevocationMap {
     /// Effects that eight bytes cannot hold. Only touched under the lock of the target's own shard in
     /// `entries`, so the two never disagree.
     aside: DashMap<TargetRef, InForce, BuildPassThrough>,
+    replacements: Apart<Replacements>,
     max_entries: usize,
     /// Entries that exist or are about to: never more than `max_entries`.
     reserved: Apart<AtomicUsize>,
@@ -70,8 +72,10 @@ impl RevocationMap {
     #[must_use]
     pub fn new(max_entries: usize) -> Self {
         let hasher = BuildPassThrough::default;
+        let key = Key::random();
         Self {
-            key: Key::random(),
+            replacements: Apart(Replacements::new(key.clone())),
+            key,
             entries: DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher(), SHARDS),
             aside: DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher(), SHARDS_ASIDE),
             max_entries,
@@ -88,20 +92,27 @@ impl RevocationMap {
     }
 
     /// Whether a token that belongs to `targets`, with this origin and this `auth_time`, is honoured.
-    /// When several targets are revoked, the narrowest is named.
+    /// When several targets are revoked, the narrowest is named. A subject that has been replaced is
+    /// revoked; one that replaced another is as far as that one is.
     #[must_use]
     pub fn standing(&self, targets: &[TargetRef], issued: Timestamp, authenticated: Option<Timestamp>) -> Standing {
         let mut narrowest: Option<TargetKind> = None;
         let mut too_old = false;
         for &target in targets {
             let kind = target.kind();
-            if narrowest.is_some_and(|found| found <= kind) || self.count(kind) == 0 {
+            if narrowest.is_some_and(|found| found <= kind) {
                 continue;
             }
-            match self.judge(target, issued, authenticated) {
+            let judge = |target| self.judge(target, issued, authenticated);
+            let own = if self.count(kind) == 0 { Verdict::Good } else { judge(target) };
+            let past = match kind {
+                TargetKind::Subject if self.replacements.any() => self.replacements.judge(target, judge),
+                _ => Verdict::Good,
+            };
+            match own.max(past) {
                 Verdict::Good => {}
-                Verdict::Revoked => narrowest = Some(kind),
                 Verdict::TooOld => too_old = true,
+                Verdict::Revoked => narrowest = Some(kind),
             }
         }
         match narrowest {
@@ -138,6 +149,43 @@ impl RevocationMap {
     /// Moves the epoch, for a change outside of this map that standing depends on.
     pub fn bump(&self) {
         self.epoch.fetch_add(1, Ordering::Release);
+    }
+
+    /// Subjects that have been replaced by others.
+    #[must_use]
+    pub fn replacements(&self) -> &Replacements {
+        &self.replacements
+    }
+
+    /// Puts a replacement in force: the old subject is refused from now on, and the new one answers for
+    /// it. The caller has cut the new one first.
+    ///
+    /// # Errors
+    ///
+    /// When it does not fit the chains there are; then nothing was changed.
+    pub fn replace_subject(&self, replacement: Replacement) -> Result<Arc<Replacement>, InvalidReplacement> {
+        let link = self.replacements.link(replacement)?;
+        self.bump();
+        Ok(link)
+    }
+
+    /// Puts a replacement in force that was before. Whether it fits the others: if not, both of its
+    /// subjects are refused.
+    pub fn restore_replacement(&self, replacement: Replacement) -> bool {
+        let fits = self.replacements.restore(replacement);
+        self.bump();
+        fits
+    }
+
+    /// Takes the replacement of `old` out of force. The caller has cut both subjects first.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or a later one depends on it.
+    pub fn undo_replacement(&self, issuer: &str, old: &str) -> Result<Arc<Replacement>, InvalidUndo> {
+        let link = self.replacements.unlink(issuer, old)?;
+        self.bump();
+        Ok(link)
     }
 
     /// Puts one record in force, beside what already is.

@@ -66,6 +66,7 @@ impl Hasher for PassThrough {
 }
 
 /// The secret under which one map names its targets.
+#[derive(Clone)]
 pub(super) struct Key(SipHasher13);
 
 impl Key {

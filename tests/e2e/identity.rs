@@ -38,7 +38,8 @@ fn what_a_client_says_about_itself_is_removed() {
     let with_token = [forged.as_slice(), &[("Authorization", &token)]].concat();
     assert_eq!(gateway.get("/orders", &with_token).status, 200);
     let recorded = upstream.take_one();
-    let expected = [identity("x-auth-request-user", "bob"), identity("x-auth-request-session", "s-1")];
+    let named = [("user", "bob"), ("session", "s-1"), ("account", "bob")];
+    let expected = named.map(|(name, value)| identity(&format!("x-auth-request-{name}"), value));
     assert_eq!(identities(&recorded), expected, "112, 114, 115, 116");
     assert_eq!(recorded.header("authorization"), None, "the token stays here");
 
@@ -70,7 +71,8 @@ fn connection_options_cannot_remove_what_the_gateway_says() {
         let status = gateway.connect().send(&request("GET", "/orders", &fields, b"")).response().status;
         assert_eq!(status, 200, "117 {options}");
         let recorded = upstream.take_one();
-        assert_eq!(identities(&recorded), [identity("x-auth-request-user", "bob")], "117 {options}");
+        let expected = [identity("x-auth-request-user", "bob"), identity("x-auth-request-account", "bob")];
+        assert_eq!(identities(&recorded), expected, "117 {options}");
         assert_eq!(recorded.header("host"), Some("shop.example"), "117 {options}");
         for name in ["keep-alive", "proxy-authorization", "proxy-connection", "te", "trailer", "connection", "upgrade"]
         {

@@ -27,6 +27,7 @@ mod sessions;
 mod slow_clients;
 mod stores;
 mod streaming;
+mod subjects;
 mod support;
 mod support_test;
 mod upgrades;

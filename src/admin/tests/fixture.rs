@@ -57,6 +57,7 @@ impl Gateway for FakeGateway {
             header: Some(json!({ "alg": "ES256" })),
             claims: Some(json!({ "sub": "alice" })),
             verified: true,
+            account: Some("alice".to_owned()),
             targets: vec![Target::new(TargetKind::Subject, ACCOUNTS, "alice")],
         };
         Box::pin(async { explanation })

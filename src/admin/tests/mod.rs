@@ -6,6 +6,8 @@ mod failing;
 mod fixture;
 mod operations;
 mod revocations;
+mod subjects;
 mod watch;
 
+pub(crate) use failing::FailingStore;
 pub(crate) use fixture::{Fixture, OPERATOR};

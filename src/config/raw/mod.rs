@@ -347,6 +347,9 @@ pub(super) struct Identity {
     /// More headers, each with the claim it shows; one that the preset has too replaces that.
     #[schemars(extend("default" = {}))]
     pub(super) headers: Option<BTreeMap<String, String>>,
+    /// The header that names the account, or `none`: the first id that the subject had, when it has been
+    /// replaced by others, else the subject. Absent: as the preset has it.
+    pub(super) account: Option<String>,
 }
 
 /// A set of identity headers; `none` has no headers.

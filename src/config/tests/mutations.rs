@@ -272,6 +272,9 @@ const SLIPS: &[(&str, &str, &str)] = &[
     ("X-Tenant: tenant", "^Host: tenant", "`Host` cannot hold an identity"),
     ("X-Tenant: tenant", "X-Tenant: tenant, ^x_tenant: tenant", "`x_tenant` is set twice"),
     ("preset: kong", "preset: ^king", "did you mean `kong`?"),
+    ("preset: kong", "preset: kong, account: ^Host", "`Host` cannot hold an identity"),
+    ("preset: kong", "preset: kong, account: ^x_tenant", "`x_tenant` is set twice"),
+    ("preset: kong", "preset: kong, account: ^a b", "`a b` is not a header name"),
     // sessions
     ("https://gate.example.com/", "^https://accounts.example.com/", "the gateway cannot share its issuer name"),
     ("idle_timeout: 15m", "idle_timeout: ^13h", "is longer than `absolute_timeout`"),

@@ -75,6 +75,7 @@ fn the_defaults_are_what_the_design_says() {
             "x-auth-request-session=sid"
         ]
     );
+    assert_eq!(route.identity.account.as_ref().map(http::HeaderName::as_str), Some("x-auth-request-account"));
     let session = config.session.unwrap();
     assert_eq!(session.keys_dir, folder.path().join("keys"));
     assert_eq!(session.algorithm, crate::token::Algorithm::ES256);
