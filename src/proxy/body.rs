@@ -65,7 +65,8 @@ const LEAST_PROGRESS: u64 = 1024;
 #[derive(Debug)]
 pub(super) struct RequestBody {
     incoming: Option<Incoming>,
-    progress: Rc<Progress>,
+    /// Shared with whoever watches; a body that is empty from the start has nothing to watch.
+    progress: Option<Rc<Progress>>,
     limit: u64,
     patience: Duration,
     deadline: Option<(u64, Pin<Box<Sleep>>)>,
@@ -75,31 +76,28 @@ impl RequestBody {
     /// A body of at most `limit` bytes, each [`LEAST_PROGRESS`] of them within `patience`.
     #[must_use]
     pub(super) fn new(incoming: Incoming, limit: Option<u64>, patience: Duration) -> Self {
-        let progress = Rc::new(Progress::default());
-        let incoming = if incoming.is_end_stream() {
-            progress.complete.set(true);
-            None
-        } else {
-            Some(incoming)
-        };
+        let (incoming, progress) =
+            if incoming.is_end_stream() { (None, None) } else { (Some(incoming), Some(Rc::default())) };
         Self { incoming, progress, limit: limit.unwrap_or(u64::MAX), patience, deadline: None }
     }
 
-    /// Its progress, to be watched from outside.
+    /// Its progress, to be watched from outside; `None` for a body that is empty from the start.
     #[must_use]
-    pub(super) fn progress(&self) -> Rc<Progress> {
-        Rc::clone(&self.progress)
+    pub(super) fn progress(&self) -> Option<Rc<Progress>> {
+        self.progress.clone()
     }
 
     fn fail(&mut self, failure: BodyFailure) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
         self.incoming = None;
-        self.progress.failure.set(Some(failure));
+        if let Some(progress) = &self.progress {
+            progress.failure.set(Some(failure));
+        }
         Poll::Ready(Some(Err(failure)))
     }
 
     /// Whether the client has been too slow. Asked only while nothing comes.
     fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
-        let received = self.progress.received.get();
+        let received = self.progress.as_ref().map_or(0, |progress| progress.received());
         let (from, sleep) =
             self.deadline.get_or_insert_with(|| (received, Box::pin(tokio::time::sleep(self.patience))));
         while sleep.as_mut().poll(cx).is_ready() {
@@ -120,28 +118,30 @@ impl Body for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
         loop {
-            let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
-            let frame = match Pin::new(incoming).poll_frame(cx) {
+            let (Some(incoming), Some(progress)) = (&mut this.incoming, &this.progress) else {
+                return Poll::Ready(None);
+            };
+            let frame = match Pin::new(&mut *incoming).poll_frame(cx) {
                 Poll::Ready(frame) => frame,
                 Poll::Pending if this.is_overdue(cx) => return this.fail(BodyFailure::TooSlow),
                 Poll::Pending => return Poll::Pending,
             };
             match frame {
                 None => {
+                    progress.complete.set(true);
                     this.incoming = None;
-                    this.progress.complete.set(true);
                     return Poll::Ready(None);
                 }
                 Some(Err(_)) => return this.fail(BodyFailure::Broken),
                 Some(Ok(frame)) => {
                     let Ok(data) = frame.into_data() else { continue };
-                    let received = this.progress.received.get() + data.len() as u64;
-                    this.progress.received.set(received);
+                    let received = progress.received() + data.len() as u64;
+                    progress.received.set(received);
                     if received > this.limit {
                         return this.fail(BodyFailure::TooLarge);
                     }
-                    if this.incoming.as_ref().is_some_and(Body::is_end_stream) {
-                        this.progress.complete.set(true);
+                    if incoming.is_end_stream() {
+                        progress.complete.set(true);
                     }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
@@ -150,7 +150,8 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream) && self.progress.failure.get().is_none()
+        let failed = self.progress.as_ref().is_some_and(|progress| progress.failure().is_some());
+        self.incoming.as_ref().is_none_or(Body::is_end_stream) && !failed
     }
 
     fn size_hint(&self) -> SizeHint {

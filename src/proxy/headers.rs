@@ -5,7 +5,6 @@
 //! removed; only then are the gateway's own put in.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -27,18 +26,20 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const VIA: HeaderValue = HeaderValue::from_static("1.1 portcullis");
 const HTTP: HeaderValue = HeaderValue::from_static("http");
 
-/// Fields that end at the gateway in both directions.
-const HOP_BY_HOP: [&str; 9] = [
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
+/// Fields that end at the gateway in both directions. [`CONNECTION`] and [`TRANSFER_ENCODING`] are places in it.
+static HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    KEEP_ALIVE,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    PROXY_CONNECTION,
+    header::TE,
+    header::TRAILER,
+    header::UPGRADE,
 ];
+const CONNECTION: usize = 0;
+const TRANSFER_ENCODING: usize = 1;
 
 /// Fields by which a proxy says whom it speaks for; believed from trusted proxies only.
 const FORWARDING: [&str; 5] = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"];
@@ -71,10 +72,44 @@ const MISLEADING: [&str; 17] = [
 pub(super) struct Cleaner {
     /// First bytes of names that need a closer look, so that most are passed over at once.
     suspect: [bool; 256],
-    /// Names never let through, folded.
-    refused: HashSet<Vec<u8>>,
-    /// Names let through from trusted proxies in their exact spelling, folded.
-    forwarding: HashSet<Vec<u8>>,
+    /// Names never let through.
+    refused: Names,
+    /// Names let through from trusted proxies in their exact spelling.
+    forwarding: Names,
+}
+
+/// Folded names, in order.
+#[derive(Debug)]
+struct Names(Vec<Vec<u8>>);
+
+impl Names {
+    fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut folded: Vec<Vec<u8>> = names.into_iter().map(|name| fold(name).collect()).collect();
+        folded.sort_unstable();
+        Self(folded)
+    }
+
+    /// Whether it has `name`, in whatever spelling.
+    fn has(&self, name: &str) -> bool {
+        self.0.binary_search_by(|known| known.iter().copied().cmp(fold(name))).is_ok()
+    }
+}
+
+/// A name as the sloppiest upstream reads it: letters and digits alone (`X_User_Id` is `X-User-Id` to
+/// whoever turns names into environment variables).
+fn fold(name: &str) -> impl Iterator<Item = u8> {
+    name.bytes().filter(u8::is_ascii_alphanumeric).map(|byte| byte.to_ascii_lowercase())
+}
+
+/// Which fields that the gateway adds to are left after a cleaning: what is not there need not be looked
+/// for when its own are put in.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Kept {
+    /// Some of [`FORWARDING`].
+    forwarding: bool,
+    via: bool,
+    /// `traceparent` or `tracestate`.
+    trace: bool,
 }
 
 impl Cleaner {
@@ -84,11 +119,13 @@ impl Cleaner {
         let identity = mappings.into_iter().flat_map(|mapping| {
             mapping.headers.iter().map(|(name, _)| name).chain(&mapping.account).map(HeaderName::as_str)
         });
-        let refused: HashSet<_> = identity.chain(MISLEADING).map(fold).collect();
-        let forwarding: HashSet<_> = FORWARDING.into_iter().map(fold).collect();
-        let hop = HOP_BY_HOP.iter().map(|name| name.as_bytes()[0]);
+        let refused = Names::new(identity.chain(MISLEADING));
+        let forwarding = Names::new(FORWARDING);
+        let known = refused.0.iter().chain(&forwarding.0).filter_map(|name| name.first().copied());
+        // `Via`, `traceparent` and `tracestate` are looked for as well.
+        let hop = HOP_BY_HOP.iter().filter_map(|name| name.as_str().bytes().next());
         let mut suspect = [false; 256];
-        for first in refused.iter().chain(&forwarding).filter_map(|name| name.first().copied()).chain(hop) {
+        for first in known.chain(hop).chain(*b"vt") {
             suspect[usize::from(first)] = true;
         }
         for other in 0..=255_u8 {
@@ -97,63 +134,104 @@ impl Cleaner {
         Self { suspect, refused, forwarding }
     }
 
-    /// Removes hop-by-hop fields, what `Connection` names, identity fields in every spelling, and
-    /// forwarding fields unless the peer is `trusted`.
-    pub(super) fn clean(&self, headers: &mut HeaderMap, trusted: bool) {
-        let mut gone: Vec<HeaderName> = connection_options(headers);
+    /// Removes hop-by-hop fields, what `Connection` names (but not `Host`: no upstream is asked without
+    /// it), identity fields in every spelling, and forwarding fields unless the peer is `trusted`.
+    pub(super) fn clean(&self, headers: &mut HeaderMap, trusted: bool) -> Kept {
+        let mut kept = Kept::default();
+        let mut hop = HopByHop::default();
+        let mut gone = Vec::new();
         for name in headers.keys() {
             let Some(first) = name.as_str().as_bytes().first() else { continue };
-            if self.suspect[usize::from(*first)] && self.must_go(name.as_str(), trusted) {
-                gone.push(name.clone());
+            if !self.suspect[usize::from(*first)] || hop.notes(name) {
+                continue;
             }
+            let forwarding = self.forwarding.has(name.as_str());
+            if self.refused.has(name.as_str()) || forwarding && !(trusted && FORWARDING.contains(&name.as_str())) {
+                gone.push(name.clone());
+                continue;
+            }
+            kept.forwarding |= forwarding;
+            kept.via |= *name == header::VIA;
+            kept.trace |= *name == TRACEPARENT || *name == TRACESTATE;
         }
         for name in gone {
             headers.remove(name);
         }
+        hop.remove(headers);
+        kept
     }
+}
 
-    fn must_go(&self, name: &str, trusted: bool) -> bool {
-        if HOP_BY_HOP.contains(&name) {
-            return true;
+/// The hop-by-hop fields that a head has (RFC 9110 §7.6.1), found while its names are gone through.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct HopByHop {
+    /// A bit for each of [`HOP_BY_HOP`].
+    found: u16,
+}
+
+impl HopByHop {
+    /// Those of `headers`.
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let mut found = Self::default();
+        for name in headers.keys() {
+            found.notes(name);
         }
-        let folded = fold(name);
-        let forwarding = self.forwarding.contains(&folded);
-        self.refused.contains(&folded) || forwarding && !(trusted && FORWARDING.contains(&name))
+        found
+    }
+
+    /// Takes note of `name` if it is one of them.
+    fn notes(&mut self, name: &HeaderName) -> bool {
+        let place = HOP_BY_HOP.iter().position(|known| known == name);
+        self.found |= place.map_or(0, |place| 1 << place);
+        place.is_some()
+    }
+
+    /// Whether `Transfer-Encoding` is one of them.
+    pub(super) const fn has_transfer_encoding(self) -> bool {
+        self.found & 1 << TRANSFER_ENCODING != 0
+    }
+
+    /// Removes them, and what `Connection` names.
+    pub(super) fn remove(self, headers: &mut HeaderMap) {
+        if self.found & 1 << CONNECTION != 0 {
+            for name in connection_options(headers) {
+                headers.remove(name);
+            }
+        }
+        let mut left = self.found;
+        while left != 0 {
+            if let Some(name) = HOP_BY_HOP.get(left.trailing_zeros() as usize) {
+                headers.remove(name);
+            }
+            left &= left - 1;
+        }
     }
 }
 
-/// A name as the sloppiest upstream reads it: letters and digits alone (`X_User_Id` is `X-User-Id` to
-/// whoever turns names into environment variables).
-fn fold(name: &str) -> Vec<u8> {
-    name.bytes().filter(u8::is_ascii_alphanumeric).map(|byte| byte.to_ascii_lowercase()).collect()
-}
-
-/// The field names that `Connection` lists (RFC 9110 §7.6.1).
+/// The field names that `Connection` lists (RFC 9110 §7.6.1), besides those that go anyway.
 fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
-    if !headers.contains_key(header::CONNECTION) {
-        return Vec::new();
-    }
     let fields = headers.get_all(header::CONNECTION).iter();
     let options = fields.flat_map(|field| field.as_bytes().split(|byte| *byte == b','));
-    options.filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok()).collect()
+    let named = options.map(<[u8]>::trim_ascii).filter(|option| {
+        let is = |known: &&str| option.eq_ignore_ascii_case(known.as_bytes());
+        !["close", "keep-alive", "upgrade", "host"].iter().any(is)
+    });
+    named.filter_map(|option| HeaderName::from_bytes(option).ok()).collect()
 }
 
-/// Removes hop-by-hop fields from a response.
-pub(super) fn clean_response(headers: &mut HeaderMap) {
-    for name in connection_options(headers) {
-        headers.remove(name);
-    }
-    for name in [
-        header::CONNECTION,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        header::PROXY_AUTHENTICATE,
-        header::TE,
-        header::TRAILER,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-    ] {
-        headers.remove(name);
+/// Writes `length`, as it was understood, where a head says what length its body has: once, and without
+/// zeros before it. A head that says none is left alone.
+pub(super) fn spell_length(headers: &mut HeaderMap, length: u64) {
+    let mut said = headers.get_all(header::CONTENT_LENGTH).iter();
+    let plain = |field: &HeaderValue| {
+        let digits = field.as_bytes();
+        // The parser has read a number in it; in plain digits there is one way to write that.
+        digits.iter().all(u8::is_ascii_digit) && (!digits.starts_with(b"0") || digits.len() == 1)
+    };
+    match (said.next(), said.next()) {
+        (None, _) => {}
+        (Some(field), None) if plain(field) => {}
+        (Some(_), _) => drop(headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length))),
     }
 }
 
@@ -174,10 +252,11 @@ pub(super) fn remove_cookie(headers: &mut HeaderMap, name: &str) {
         let end = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
         pair[..end].trim_ascii() == name.as_bytes()
     };
-    let fields: Vec<_> = headers.get_all(header::COOKIE).iter().cloned().collect();
-    if !fields.iter().any(|field| field.as_bytes().split(|byte| *byte == b';').any(names_it)) {
+    let mut pairs = headers.get_all(header::COOKIE).iter().flat_map(|it| it.as_bytes().split(|byte| *byte == b';'));
+    if !pairs.any(names_it) {
         return;
     }
+    let fields: Vec<_> = headers.get_all(header::COOKIE).iter().cloned().collect();
     headers.remove(header::COOKIE);
     for field in fields {
         let kept: Vec<_> = field
@@ -237,25 +316,34 @@ impl Peer {
     }
 }
 
-/// Says whom the request comes from. The request has been cleaned: what is left of these fields came
+/// Says whom the request comes from. The request has been cleaned: what was `kept` of these fields came
 /// from a trusted proxy, and is added to.
 pub(super) fn set_forwarding(
     headers: &mut HeaderMap,
     peer: &Peer,
     host: Option<&HeaderValue>,
     request_id: &HeaderValue,
+    kept: Kept,
 ) {
-    append(headers, &X_FORWARDED_FOR, &peer.text);
-    if !headers.contains_key(&X_FORWARDED_PROTO) {
+    if kept.forwarding {
+        append(headers, &X_FORWARDED_FOR, &peer.text);
+    } else {
+        headers.insert(X_FORWARDED_FOR, peer.text.clone());
+    }
+    if !(kept.forwarding && headers.contains_key(&X_FORWARDED_PROTO)) {
         headers.insert(X_FORWARDED_PROTO, HTTP);
     }
     if let Some(host) = host
-        && !headers.contains_key(&X_FORWARDED_HOST)
+        && !(kept.forwarding && headers.contains_key(&X_FORWARDED_HOST))
     {
         headers.insert(X_FORWARDED_HOST, host.clone());
     }
-    append(headers, &header::VIA, &VIA);
-    if !is_traceparent(headers) {
+    if kept.via {
+        append(headers, &header::VIA, &VIA);
+    } else {
+        headers.insert(header::VIA, VIA);
+    }
+    if kept.trace && !is_traceparent(headers) {
         headers.remove(&TRACEPARENT);
         headers.remove(&TRACESTATE);
     }
@@ -265,17 +353,15 @@ pub(super) fn set_forwarding(
 /// A trusted proxy's request id, if it is a sensible one.
 #[must_use]
 pub(super) fn request_id(headers: &HeaderMap, trusted: bool) -> Option<HeaderValue> {
-    let id = headers.get(&X_REQUEST_ID).filter(|_| trusted)?;
+    let id = if trusted { headers.get(&X_REQUEST_ID) } else { None }?;
     let fits = (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
     fits.then(|| id.clone())
 }
 
-/// Whether there is one well-formed `traceparent` (W3C Trace Context §3.2), or none at all.
+/// Whether there is one well-formed `traceparent` (W3C Trace Context §3.2).
 fn is_traceparent(headers: &HeaderMap) -> bool {
     let mut fields = headers.get_all(&TRACEPARENT).iter();
-    let (Some(value), None) = (fields.next(), fields.next()) else {
-        return !headers.contains_key(&TRACEPARENT) && !headers.contains_key(&TRACESTATE);
-    };
+    let (Some(value), None) = (fields.next(), fields.next()) else { return false };
     let mut parts = value.as_bytes().split(|byte| *byte == b'-');
     let mut part = |length: usize| {
         parts.next().is_some_and(|part| {
@@ -434,10 +520,44 @@ mod tests {
             ("te", "trailers"),
             ("upgrade", "h2c"),
             ("proxy-authorization", "Basic eA=="),
+            ("proxy-authenticate", "Basic"),
+            ("proxy-connection", "keep-alive"),
+            ("trailer", "x"),
+            ("transfer-encoding", "chunked"),
             ("cookie", "a=1"),
         ]);
+        let mut response = headers.clone();
         cleaner().clean(&mut headers, false);
         assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["cookie"]);
+        let hop = HopByHop::of(&response);
+        assert!(hop.has_transfer_encoding());
+        hop.remove(&mut response);
+        assert_eq!(response.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["cookie"]);
+    }
+
+    #[test]
+    fn a_length_is_spelled_once_and_plainly() {
+        for (fields, spelled) in [
+            (&[][..], &[][..]),
+            (&["5"], &["5"]),
+            (&["0"], &["0"]),
+            (&["05"], &["5"]),
+            (&["5", "5"], &["5"]),
+            (&["5, 5"], &["5"]),
+            (&["+5"], &["5"]),
+        ] {
+            let mut headers = map(&fields.iter().map(|it| ("content-length", *it)).collect::<Vec<_>>());
+            spell_length(&mut headers, if fields.contains(&"0") { 0 } else { 5 });
+            let found: Vec<_> = headers.get_all("content-length").iter().map(|it| it.to_str().unwrap()).collect();
+            assert_eq!(found, spelled, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn connection_does_not_take_the_host_away() {
+        let mut headers = map(&[("host", "a.example"), ("connection", "host, Accept"), ("accept", "*/*")]);
+        cleaner().clean(&mut headers, false);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["host"]);
     }
 
     #[test]
@@ -448,10 +568,10 @@ mod tests {
         cleaner().clean(&mut headers, false);
         assert!(headers.is_empty());
         let mut headers = given();
-        cleaner().clean(&mut headers, true);
+        let kept = cleaner().clean(&mut headers, true);
         assert_eq!(headers.len(), 2);
         let peer = Peer::new([10, 0, 0, 1].into());
-        set_forwarding(&mut headers, &peer, None, &HeaderValue::from_static("id"));
+        set_forwarding(&mut headers, &peer, None, &HeaderValue::from_static("id"), kept);
         assert_eq!(headers["x-forwarded-for"], "1.2.3.4, 10.0.0.1");
     }
 
@@ -490,9 +610,11 @@ mod tests {
     fn broken_trace_context_is_dropped_and_a_good_one_kept() {
         let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         for (value, kept) in [(good, true), ("00-zz-00f067aa0ba902b7-01", false), ("nonsense", false)] {
-            let mut headers = map(&[("traceparent", value), ("tracestate", "a=1")]);
+            let mut headers = map(&[("traceparent", value), ("tracestate", "a=1"), ("via", "1.0 edge")]);
+            let left = cleaner().clean(&mut headers, false);
             let peer = Peer::new([10, 0, 0, 1].into());
-            set_forwarding(&mut headers, &peer, None, &HeaderValue::from_static("id"));
+            set_forwarding(&mut headers, &peer, None, &HeaderValue::from_static("id"), left);
+            assert_eq!(headers["via"], "1.0 edge, 1.1 portcullis");
             assert_eq!(headers.contains_key("traceparent"), kept, "{value}");
             assert_eq!(headers.contains_key("tracestate"), kept, "{value}");
         }

@@ -33,6 +33,7 @@ pub use self::answer::Refusal;
 pub use self::body::ResponseBody;
 use self::body::{BodyFailure, RequestBody};
 pub use self::explain::explain;
+use self::headers::HopByHop;
 pub use self::headers::Peer;
 pub use self::need::{Supplied, Supplier, settle};
 pub use self::path::PathError;
@@ -88,7 +89,7 @@ async fn pass(
 ) -> Result<Response<ResponseBody>, Refusal> {
     let snapshot = &local.snapshot;
     let (mut head, incoming) = request.into_parts();
-    let target = target::read(&head.method, &head.uri, head.version, &head.headers)?;
+    let mut target = target::read(&head.method, &head.uri, head.version, &head.headers)?;
     if snapshot.access_log.enabled() {
         record.target = Some(Box::new((target.host.clone().into_owned(), target.path.forwarded.clone().into_owned())));
     }
@@ -100,52 +101,54 @@ async fn pass(
     let route = snapshot.config.routes.get(route_index).ok_or(Refusal::NoRoute)?;
     record.route = Some(route_index);
 
-    let authority = target.authority.clone();
+    let host = target.named.take();
     let (passage, place) = match &route.auth {
         Requirement::Public => (Passage::Permitted(Permit::public()), None),
         Requirement::Token(demand) => {
-            let (permit, place) = decide(local, record, demand, &head, authority.as_ref()).await?;
+            let (permit, place) = decide(local, record, demand, &head, host.as_ref()).await?;
             (Passage::Permitted(permit), Some(place))
         }
         Requirement::Reported(demand) => {
-            report(local, record, demand, &head, authority.as_ref()).await;
+            report(local, record, demand, &head, host.as_ref()).await;
             (Passage::Unenforced(route.auth.unenforced().ok_or(Refusal::Internal)?), None)
         }
     };
     let renewal = renewal::plan(snapshot, &passage, record.time);
     let earlier = if route.login { renewal::earlier_session(local, &head.headers, record.time).await } else { None };
 
-    let length = content_length(&head.headers, &incoming);
+    // The length a request says its body has, as a number.
+    let length = if target.states_length { http_body::Body::size_hint(&incoming).exact() } else { None };
     let has_body = !http_body::Body::is_end_stream(&incoming);
     if let (Some(limit), Some(length)) = (route.max_body, length)
         && length > limit
     {
         return Err(Refusal::BodyTooLarge);
     }
+    let (absolute, expects) = (target.absolute, target.expects);
     if let Some(uri) = rewritten(&target, &head.uri) {
         head.uri = uri;
     }
     head.version = Version::HTTP_11;
     let fields = &mut head.headers;
-    // Read before the cleaning: `Connection` may name it, and no upstream is asked without it.
-    let host = authority.or_else(|| fields.get(header::HOST).cloned());
-    snapshot.cleaner.clean(fields, trusted);
+    let kept = snapshot.cleaner.clean(fields, trusted);
     if !route.forward_token {
         remove_tokens(local, fields, place);
     }
-    if let Some(host) = &host {
+    if let Some(host) = host.as_ref().filter(|_| absolute) {
         fields.insert(header::HOST, host.clone());
     }
-    headers::set_forwarding(fields, peer, host.as_ref(), &record.request_id);
-    fields.remove(header::EXPECT);
+    headers::set_forwarding(fields, peer, host.as_ref(), &record.request_id, kept);
+    if expects {
+        fields.remove(header::EXPECT);
+    }
     if let Some(length) = length {
-        fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        headers::spell_length(fields, length);
     } else if has_body {
         // Said outright, because a GET is not expected to have a body.
         fields.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     let body = RequestBody::new(incoming, route.max_body, snapshot.config.limits.body_timeout);
-    record.body = Some(body.progress());
+    record.body = body.progress();
 
     let request = Request::from_parts(head, body);
     let (mut response, passage) = forward(local, record, route_index, route, passage, request).await?;
@@ -161,9 +164,9 @@ async fn decide(
     record: &mut Record,
     demand: &Demand,
     head: &http::request::Parts,
-    authority: Option<&HeaderValue>,
+    host: Option<&HeaderValue>,
 ) -> Result<(Permit, usize), Refusal> {
-    match judge(local, record, demand, head, authority).await {
+    match judge(local, record, demand, head, host).await {
         Ok((admission, place)) => {
             record.bearer = admission.permit.bearer().cloned();
             Ok((admission.permit, place))
@@ -181,9 +184,9 @@ async fn report(
     record: &mut Record,
     demand: &Demand,
     head: &http::request::Parts,
-    authority: Option<&HeaderValue>,
+    host: Option<&HeaderValue>,
 ) {
-    match judge(local, record, demand, head, authority).await {
+    match judge(local, record, demand, head, host).await {
         Ok((admission, _)) => drop(admission.permit),
         Err(Stage { denial, issuer }) => record.would_deny(&denial, issuer),
     }
@@ -195,7 +198,7 @@ async fn judge(
     record: &mut Record,
     demand: &Demand,
     head: &http::request::Parts,
-    authority: Option<&HeaderValue>,
+    host: Option<&HeaderValue>,
 ) -> Result<(Admission, usize), Stage> {
     let snapshot = &local.snapshot;
     let places = &snapshot.config.token.from;
@@ -207,20 +210,20 @@ async fn judge(
     let Presented { token, place } = presented;
     record.cookie_borne = matches!(places.get(place), Some(TokenPlace::Cookie(_)));
     if record.cookie_borne {
-        let host = authority.map_or_else(|| origin::host(&head.headers), |host| host.to_str().unwrap_or_default());
+        let host = host.map_or("", |host| host.to_str().unwrap_or_default());
         if !origin::same_origin(&head.method, &head.headers, host) {
             return Err(Denial::CrossSite.into());
         }
     }
     let ask = |gate: &Gate, now| {
         let began = std::time::Instant::now();
-        gate.admit(&local.cache, token, demand, now).map(|admission| (admission, began.elapsed()))
+        gate.admit(&local.cache, token, demand, now).map(|admission| (admission, began))
     };
-    let (admission, took) = settle(snapshot, &local.shared.clock, record.time, ask).await?;
+    let (admission, began) = settle(snapshot, &local.shared.clock, record.time, ask).await?;
     let metrics = &local.shared.metrics;
     if admission.cached { &metrics.token_cache_hits } else { &metrics.token_cache_misses }.inc();
     if let Some(algorithm) = admission.verified {
-        metrics.verified(algorithm, took);
+        metrics.verified(algorithm, began.elapsed());
     }
     if let Some(metrics) = snapshot.decision_metrics.get(admission.issuer) {
         metrics.permitted();
@@ -243,15 +246,17 @@ async fn forward(
         set_identity(snapshot, bearer, *mapping, request.headers_mut());
     }
     let Some(pool) = local.pools.get(route.upstream) else { return Err(Refusal::Internal) };
-    let until = route.timeout.map(|timeout| Instant::now() + timeout);
-    let began = std::time::Instant::now();
-    let sending = pool.send(request, route.preserve_host);
+    let began = Instant::now();
+    let until = route.timeout.map(|timeout| began + timeout);
+    let sending = pool.send(request, route.preserve_host, began);
     let outcome = match until {
         None => sending.await,
         Some(until) => timeout_at(until, sending).await.unwrap_or(Err(ForwardError::Slow)),
     };
-    record.upstream_took = Some(began.elapsed());
-    let (response, lease) = outcome.map_err(|error| refusal_of(&error))?;
+    let ended = Instant::now();
+    record.upstream_took = Some(ended - began);
+    let (response, mut lease) = outcome.map_err(|error| refusal_of(&error))?;
+    lease.answered_at(ended);
     let patience = snapshot.config.upstreams.get(route.upstream).map_or(Duration::MAX, |it| it.response_timeout);
     Ok((Forwarded::new(response, lease, patience, until)?, passage))
 }
@@ -270,17 +275,16 @@ impl Forwarded {
         until: Option<Instant>,
     ) -> Result<Self, Refusal> {
         let (mut head, incoming) = response.into_parts();
-        if !is_forwardable(&head) {
+        let hop = HopByHop::of(&head.headers);
+        if !is_forwardable(&head, hop) {
             lease.failed_broken();
             return Err(Refusal::UpstreamBroken);
         }
-        headers::clean_response(&mut head.headers);
-        if let (Some(length), Some(_)) =
-            (http_body::Body::size_hint(&incoming).exact(), head.headers.get(header::CONTENT_LENGTH))
+        hop.remove(&mut head.headers);
+        if let Some(length) = http_body::Body::size_hint(&incoming).exact()
             && !http_body::Body::is_end_stream(&incoming)
         {
-            // The number as it was understood, whatever its spelling was.
-            head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+            headers::spell_length(&mut head.headers, length);
         }
         head.version = Version::HTTP_11;
         let body = ResponseBody::upstream(incoming, lease, patience, until);
@@ -298,15 +302,12 @@ impl Forwarded {
 
 /// Whether a response has one meaning. Nothing was asked to be upgraded, so a 101 answers something
 /// that nobody judged; a coding beside chunked, or two framings at once, is read differently by others.
-fn is_forwardable(head: &http::response::Parts) -> bool {
-    let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
-    let framed_once = match codings.next() {
-        None => true,
-        Some(coding) => {
-            coding.as_bytes().eq_ignore_ascii_case(b"chunked")
-                && codings.next().is_none()
-                && !head.headers.contains_key(header::CONTENT_LENGTH)
-        }
+fn is_forwardable(head: &http::response::Parts, hop: HopByHop) -> bool {
+    let framed_once = !hop.has_transfer_encoding() || {
+        let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
+        codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+            && codings.next().is_none()
+            && !head.headers.contains_key(header::CONTENT_LENGTH)
     };
     framed_once && !head.status.is_informational()
 }
@@ -341,12 +342,6 @@ fn remove_tokens(local: &Local, fields: &mut http::HeaderMap, place: Option<usiz
     if let Some(sessions) = &snapshot.sessions {
         headers::remove_cookie(fields, &sessions.config().cookie);
     }
-}
-
-/// The length a request says its body has, as a number.
-fn content_length(fields: &http::HeaderMap, incoming: &Incoming) -> Option<u64> {
-    fields.get(header::CONTENT_LENGTH)?;
-    http_body::Body::size_hint(incoming).exact()
 }
 
 /// The target to go upstream, if it is not the very one that came.

@@ -46,14 +46,17 @@ pub(super) fn normalise(path: &str) -> Result<Path<'_>, PathError> {
     if !path.starts_with('/') {
         return Err(PathError::NotAbsolute);
     }
-    let forwarded = if is_plain(path.as_bytes()) { Cow::Borrowed(path) } else { Cow::Owned(rewrite(path)?) };
-    let bare = if forwarded.contains(';') { Some(without_parameters(&forwarded)?) } else { None };
+    let (plain, parameters) = survey(path.as_bytes());
+    let forwarded = if plain { Cow::Borrowed(path) } else { Cow::Owned(rewrite(path)?) };
+    let bare = if parameters && forwarded.contains(';') { Some(without_parameters(&forwarded)?) } else { None };
     Ok(Path { forwarded, bare })
 }
 
-/// Whether nothing in `path` needs rewriting: the usual case, decided in one pass.
-fn is_plain(path: &[u8]) -> bool {
+/// Whether nothing in `path` needs rewriting, and whether it may have parameters (what needs rewriting
+/// may): the usual case, decided in one pass.
+fn survey(path: &[u8]) -> (bool, bool) {
     let mut before = 0;
+    let mut parameters = false;
     for &byte in path {
         let plain = match byte {
             b'/' | b'.' => before != b'/',
@@ -61,11 +64,12 @@ fn is_plain(path: &[u8]) -> bool {
             _ => byte > 0x20 && byte < 0x7f,
         };
         if !plain {
-            return false;
+            return (false, true);
         }
+        parameters |= byte == b';';
         before = byte;
     }
-    true
+    (true, parameters)
 }
 
 fn rewrite(path: &str) -> Result<String, PathError> {

@@ -30,9 +30,13 @@ impl RequestIds {
 
 fn draw() -> Bytes {
     const ALPHABET: &[u8; 16] = b"0123456789abcdef";
-    let random: [u8; RANDOM * BATCH] = rand::random();
-    let digits = random.iter().flat_map(|byte| [ALPHABET[usize::from(byte >> 4)], ALPHABET[usize::from(byte & 15)]]);
-    digits.collect::<Vec<_>>().into()
+    let mut random = [0_u8; RANDOM * BATCH];
+    rand::fill(&mut random);
+    let mut digits = Vec::with_capacity(DIGITS * BATCH);
+    for byte in random {
+        digits.extend_from_slice(&[ALPHABET[usize::from(byte >> 4)], ALPHABET[usize::from(byte & 15)]]);
+    }
+    digits.into()
 }
 
 #[cfg(test)]

@@ -16,13 +16,19 @@ pub(super) struct Target<'r> {
     /// The host in lower case, without port or final dot: what routes match. Empty for HTTP/1.0
     /// without `Host`.
     pub(super) host: Cow<'r, str>,
-    /// The `Host` field to go upstream when it is not the one that came: the authority of an
-    /// absolute-form target (RFC 9112 §3.2.2).
-    pub(super) authority: Option<HeaderValue>,
+    /// The `Host` field to go upstream: the one that came, or the authority of an absolute-form target,
+    /// which overrides it (RFC 9112 §3.2.2).
+    pub(super) named: Option<HeaderValue>,
+    /// Whether the target is in absolute form.
+    pub(super) absolute: bool,
     /// The path in normal form.
     pub(super) path: Path<'r>,
     /// The query, without `?`.
     pub(super) query: Option<&'r str>,
+    /// Whether there is an `Expect` field.
+    pub(super) expects: bool,
+    /// Whether there is a `Content-Length` field.
+    pub(super) states_length: bool,
 }
 
 /// Methods that are forwarded: those of RFC 9110 and RFC 5789, and the registered extensions that
@@ -73,17 +79,20 @@ pub(super) fn read<'r>(
     headers: &'r HeaderMap,
 ) -> Result<Target<'r>, Refusal> {
     check_method(method)?;
-    check_framing(headers)?;
-    let named = host_field(headers, version)?;
-    let (host, authority) = match uri.authority() {
-        None => (named, None),
+    let said = survey(headers)?;
+    let (host, named, absolute) = match uri.authority() {
+        None => match said.host(version)? {
+            None => ("", None, false),
+            Some((host, field)) => (host, Some(field.clone()), false),
+        },
         Some(authority) => {
+            said.host(version)?;
             if !matches!(uri.scheme_str(), Some("http" | "https")) {
                 return Err(Refusal::BadRequest("the request target is not a path"));
             }
-            check_host(authority.as_str())?;
+            let host = bare_host(authority.as_str())?;
             let value = HeaderValue::from_str(authority.as_str());
-            (Some(authority.as_str()), Some(value.map_err(|_| Refusal::BadRequest("the host is malformed"))?))
+            (host, Some(value.map_err(|_| Refusal::BadRequest("the host is malformed"))?), true)
         }
     };
     let query = uri.query();
@@ -95,7 +104,8 @@ pub(super) fn read<'r>(
         path => path,
     };
     let path = path::normalise(path).map_err(Refusal::BadPath)?;
-    Ok(Target { host: canonical_host(host.unwrap_or_default()), authority, path, query })
+    let Survey { expects, states_length, .. } = said;
+    Ok(Target { host: canonical_host(host), named, absolute, path, query, expects, states_length })
 }
 
 fn check_method(method: &Method) -> Result<(), Refusal> {
@@ -109,53 +119,71 @@ fn check_method(method: &Method) -> Result<(), Refusal> {
     }
 }
 
-/// hyper refuses most broken framing; these spellings it accepts (RFC 9112 §6.1).
-fn check_framing(headers: &HeaderMap) -> Result<(), Refusal> {
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-        let only = codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
-        if !only || codings.next().is_some() {
-            return Err(Refusal::BadRequest("the only transfer coding is chunked"));
+/// What a head says about the message itself, gathered in one pass over its fields.
+#[derive(Debug, Default)]
+struct Survey<'r> {
+    host: Option<&'r HeaderValue>,
+    several_hosts: bool,
+    expects: bool,
+    states_length: bool,
+}
+
+/// Reads the fields that say how to read the message. hyper refuses most broken framing; some spellings
+/// it accepts are refused here (RFC 9112 §6.1).
+fn survey(headers: &HeaderMap) -> Result<Survey<'_>, Refusal> {
+    let mut said = Survey::default();
+    let (mut coded, mut unmet) = (false, false);
+    for (name, value) in headers {
+        match *name {
+            header::HOST => said.several_hosts |= said.host.replace(value).is_some(),
+            header::CONTENT_LENGTH => said.states_length = true,
+            header::TRANSFER_ENCODING => {
+                if coded || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
+                    return Err(Refusal::BadRequest("the only transfer coding is chunked"));
+                }
+                coded = true;
+            }
+            header::EXPECT => {
+                said.expects = true;
+                unmet |= !value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+            }
+            _ => {}
         }
     }
-    let mut expectations = headers.get_all(header::EXPECT).iter();
-    if expectations.all(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
-        Ok(())
-    } else {
-        Err(Refusal::ExpectationFailed)
+    if unmet { Err(Refusal::ExpectationFailed) } else { Ok(said) }
+}
+
+impl<'r> Survey<'r> {
+    /// The one `Host` field, bare and as it came: RFC 9112 §3.2 wants exactly one from HTTP/1.1 on.
+    fn host(&self, version: Version) -> Result<Option<(&'r str, &'r HeaderValue)>, Refusal> {
+        if self.several_hosts {
+            return Err(Refusal::BadRequest("there are several Host fields"));
+        }
+        let Some(field) = self.host else {
+            let optional = version == Version::HTTP_10;
+            return if optional { Ok(None) } else { Err(Refusal::BadRequest("the Host field is missing")) };
+        };
+        let host = field.to_str().map_err(|_| Refusal::BadRequest("the host is malformed"))?;
+        Ok(Some((bare_host(host)?, field)))
     }
 }
 
-/// The one `Host` field: RFC 9112 §3.2 wants exactly one from HTTP/1.1 on.
-fn host_field(headers: &HeaderMap, version: Version) -> Result<Option<&str>, Refusal> {
-    let mut fields = headers.get_all(header::HOST).iter();
-    match (fields.next(), fields.next()) {
-        (None, _) if version == Version::HTTP_10 => Ok(None),
-        (None, _) => Err(Refusal::BadRequest("the Host field is missing")),
-        (Some(_), Some(_)) => Err(Refusal::BadRequest("there are several Host fields")),
-        (Some(host), None) => {
-            let host = host.to_str().map_err(|_| Refusal::BadRequest("the host is malformed"))?;
-            check_host(host)?;
-            Ok(Some(host))
-        }
-    }
-}
-
-/// `uri-host [":" port]` (RFC 9110 §7.2), a name or address and nothing else.
-fn check_host(host: &str) -> Result<(), Refusal> {
+/// The name or address in `uri-host [":" port]` (RFC 9110 §7.2), and nothing else may be in it.
+fn bare_host(host: &str) -> Result<&str, Refusal> {
     let malformed = Err(Refusal::BadRequest("the host is malformed"));
-    let (name, port) = match host.strip_prefix('[') {
+    let (bare, name, port) = match host.strip_prefix('[') {
         Some(rest) => {
             let Some((address, port)) = rest.split_once(']') else { return malformed };
             if address.parse::<std::net::Ipv6Addr>().is_err() {
                 return malformed;
             }
-            ("v6", port)
+            (address, "v6", port)
         }
-        None => match host.find(':') {
-            Some(colon) => host.split_at(colon),
-            None => (host, ""),
-        },
+        None => {
+            let colon = host.bytes().position(|byte| byte == b':').unwrap_or(host.len());
+            let (name, port) = host.split_at(colon);
+            (name, name, port)
+        }
     };
     let port_fits = match port.strip_prefix(':') {
         None => port.is_empty(),
@@ -166,15 +194,11 @@ fn check_host(host: &str) -> Result<(), Refusal> {
     let name_fits = !name.is_empty()
         && name.len() <= 255
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
-    if port_fits && name_fits { Ok(()) } else { malformed }
+    if port_fits && name_fits { Ok(bare) } else { malformed }
 }
 
-/// Lower case, without port and final dot, so that one host has one name.
-fn canonical_host(host: &str) -> Cow<'_, str> {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or(rest),
-        None => host.split(':').next().unwrap_or(host),
-    };
+/// A bare host in lower case and without final dot, so that one host has one name.
+fn canonical_host(name: &str) -> Cow<'_, str> {
     let name = name.strip_suffix('.').unwrap_or(name);
     if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
         Cow::Owned(name.to_ascii_lowercase())
@@ -228,7 +252,7 @@ mod tests {
         let (uri, headers) = ("http://inner.test/x".parse::<Uri>().unwrap(), headers(&[("host", "outer.test")]));
         let target = read(&Method::GET, &uri, Version::HTTP_11, &headers).unwrap();
         assert_eq!(target.host, "inner.test");
-        assert_eq!(target.authority.unwrap(), "inner.test");
+        assert_eq!((target.named.unwrap().as_bytes(), target.absolute), (&b"inner.test"[..], true));
         assert_eq!(host_of("http://user@inner.test/", &[("host", "a")]), None);
         assert_eq!(host_of("ftp://inner.test/", &[("host", "a")]), None);
     }
@@ -246,10 +270,10 @@ mod tests {
             ("expect", "100-continue", true),
             ("expect", "nonsense", false),
         ] {
-            assert_eq!(check_framing(&headers(&[(field, value)])).is_ok(), fits, "{field}: {value}");
+            assert_eq!(survey(&headers(&[(field, value)])).is_ok(), fits, "{field}: {value}");
         }
         let twice = headers(&[("transfer-encoding", "identity"), ("transfer-encoding", "chunked")]);
-        assert!(check_framing(&twice).is_err());
-        assert!(check_framing(&headers(&[("expect", "100-continue"), ("expect", "nonsense")])).is_err());
+        assert!(survey(&twice).is_err());
+        assert!(survey(&headers(&[("expect", "100-continue"), ("expect", "nonsense")])).is_err());
     }
 }

@@ -87,12 +87,19 @@ pub(super) enum ForwardError {
 pub(super) struct Lease {
     server: Rc<ServerPool>,
     connection: Option<Connection>,
-    request: Rc<Progress>,
+    request: Option<Rc<Progress>>,
+    /// When the connection was last heard of.
+    heard: Instant,
     complete: bool,
     result: UpstreamResult,
 }
 
 impl Lease {
+    /// The head of the response came then.
+    pub(super) const fn answered_at(&mut self, at: Instant) {
+        self.heard = at;
+    }
+
     /// The response was read to its end.
     pub(super) fn response_complete(&mut self) {
         self.complete = true;
@@ -117,8 +124,9 @@ impl Drop for Lease {
         server.metrics.active.dec();
         server.metrics.ended(self.result);
         let Some(connection) = self.connection.take() else { return };
-        if self.complete && self.request.is_complete() && !connection.sender.is_closed() {
-            server.put(connection);
+        let sent = self.request.as_ref().is_none_or(|request| request.is_complete());
+        if self.complete && sent && !connection.sender.is_closed() {
+            server.put(connection, self.heard);
         } else {
             connection.task.abort();
         }
@@ -138,7 +146,7 @@ impl Pool {
         }
     }
 
-    /// Sends `request` and waits for the head of the response.
+    /// Sends `request` at `began`, which is now, and waits for the head of the response.
     ///
     /// # Errors
     ///
@@ -147,6 +155,7 @@ impl Pool {
         &self,
         mut request: Request<RequestBody>,
         preserve_host: bool,
+        began: Instant,
     ) -> Result<(Response<Incoming>, Lease), ForwardError> {
         let progress = request.body().progress();
         let keeps_host = preserve_host && request.headers().contains_key(header::HOST);
@@ -155,8 +164,8 @@ impl Pool {
             if !keeps_host {
                 request.headers_mut().insert(header::HOST, server.authority.clone());
             }
-            let mut lease = server.lease(&progress);
-            let mut idle = server.take();
+            let mut lease = server.lease(progress.clone(), began);
+            let mut idle = server.take(began);
             loop {
                 let reused = idle.is_some();
                 let connection = match idle.take() {
@@ -172,9 +181,10 @@ impl Pool {
                         break;
                     }
                 };
+                let from = if reused { began } else { Instant::now() };
                 // Held by the lease while the answer is awaited: if the client goes away, so does this.
                 let connection = lease.connection.insert(connection);
-                match self.exchange(connection, request, &progress).await {
+                match self.exchange(connection, request, progress.as_deref(), from).await {
                     Ok(response) => return Ok((response, lease)),
                     // Nothing was written: an idle connection that the server had closed, or a server that
                     // hangs up on new ones and is passed over for the next.
@@ -220,12 +230,14 @@ impl Pool {
         &self,
         connection: &mut Connection,
         request: Request<RequestBody>,
-        progress: &Progress,
+        progress: Option<&Progress>,
+        now: Instant,
     ) -> Result<Response<Incoming>, (ForwardError, Option<Box<Request<RequestBody>>>)> {
         let Connection { sender, late, .. } = connection;
         let mut sending = pin!(sender.try_send_request(request));
-        let mut seen = progress.received();
-        late.set(Some(Instant::now() + self.response_timeout));
+        let received = || progress.map_or(0, Progress::received);
+        let mut seen = received();
+        late.set(Some(now + self.response_timeout));
         let outcome = poll_fn(|cx| {
             loop {
                 if let Poll::Ready(outcome) = sending.as_mut().poll(cx) {
@@ -233,10 +245,10 @@ impl Pool {
                 }
                 ready!(late.poll_due(cx));
                 // The time runs from the end of the request: while its body moves, nobody is late.
-                if progress.is_complete() || progress.received() == seen {
+                if progress.is_none_or(Progress::is_complete) || received() == seen {
                     return Poll::Ready(None);
                 }
-                seen = progress.received();
+                seen = received();
                 late.set(Some(Instant::now() + self.response_timeout));
             }
         });
@@ -246,7 +258,8 @@ impl Pool {
             Some(Ok(response)) => Ok(response),
             Some(Err(mut error)) => {
                 let unsent = error.take_message().map(Box::new);
-                Err((progress.failure().map_or(ForwardError::Broken, ForwardError::Body), unsent))
+                let failure = progress.and_then(Progress::failure);
+                Err((failure.map_or(ForwardError::Broken, ForwardError::Body), unsent))
             }
             None => Err((ForwardError::Slow, None)),
         }
@@ -287,24 +300,25 @@ impl ServerPool {
         self.authority.to_str().unwrap_or_default()
     }
 
-    fn lease(self: &Rc<Self>, request: &Rc<Progress>) -> Lease {
+    fn lease(self: &Rc<Self>, request: Option<Rc<Progress>>, now: Instant) -> Lease {
         self.running.set(self.running.get() + 1);
         self.metrics.active.inc();
         Lease {
             server: Rc::clone(self),
             connection: None,
-            request: Rc::clone(request),
+            request,
+            heard: now,
             complete: false,
             result: UpstreamResult::ClientGone,
         }
     }
 
-    /// The connection used last, if one is idle and open. Older ones beyond their time are closed.
-    fn take(&self) -> Option<Connection> {
+    /// The connection used last, if one is idle and open at `now`. Older ones beyond their time are closed.
+    fn take(&self, now: Instant) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
         while let Some(last) = idle.pop() {
             self.metrics.idle.dec();
-            if last.since.elapsed() > self.idle_timeout {
+            if now.saturating_duration_since(last.since) > self.idle_timeout {
                 // Whatever lies below has been idle for longer still.
                 self.metrics.idle.sub(i64::try_from(idle.len()).unwrap_or(0));
                 idle.clear();
@@ -317,10 +331,12 @@ impl ServerPool {
         None
     }
 
-    fn put(&self, connection: Connection) {
+    /// Keeps `connection`, idle as if since it was last heard of: after an answer that took longer than
+    /// idle connections are kept, it will not be used again.
+    fn put(&self, connection: Connection, since: Instant) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < self.max_idle {
-            idle.push(Idle { connection, since: Instant::now() });
+            idle.push(Idle { connection, since });
             self.metrics.idle.inc();
         }
     }

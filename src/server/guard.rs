@@ -185,6 +185,11 @@ impl Watch {
 
     /// Compares the bytes of a line, the first of them at `at`, with the names of the framing fields.
     fn see_name(&mut self, part: &[u8], at: usize) {
+        // Most lines differ from both in their first byte.
+        if at == 0 && !matches!(part.first(), None | Some(b'c' | b'C' | b't' | b'T')) {
+            self.framed.iter_mut().for_each(|field| field.agrees = false);
+            return;
+        }
         for (name, field) in FRAMING_FIELDS.iter().zip(&mut self.framed) {
             field.agrees |= at == 0;
             let Some(rest) = name.get(at..).filter(|rest| field.agrees && !rest.is_empty()) else { continue };

@@ -136,7 +136,7 @@ fn visible(bytes: &[u8]) -> Result<&str, PresentError> {
     // token has hundreds of bytes, and this is asked of each at every request.
     let plain =
         |block: &[u8]| block.iter().fold(true, |plain, byte| plain & (byte.is_ascii_graphic() & (*byte != b',')));
-    if bytes.is_empty() || !bytes.chunks(32).all(plain) {
+    if bytes.is_empty() || !bytes.chunks(64).all(plain) {
         return Err(PresentError::Malformed);
     }
     std::str::from_utf8(bytes).map_err(|_| PresentError::Malformed)
