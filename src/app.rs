@@ -24,6 +24,7 @@ use crate::intake::Ledger;
 use crate::proxy::{Shared, Snapshot};
 use crate::revocation::RevocationMap;
 use crate::server::{Sockets, Workers};
+use crate::session::Registry;
 use crate::store::{AcceptLoss, MemoryStore, SqliteStore, Store};
 use crate::telemetry::{self, Audit, Metrics};
 use crate::time::Clock;
@@ -151,6 +152,7 @@ impl Gateway {
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             ledger,
+            registry: Arc::new(Registry::new(config.session.as_ref().map_or(0, |session| session.devices.max))),
             audit: Arc::clone(&audit),
             metrics: Arc::clone(&metrics),
             clock: clock.clone(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use portcullis::config::{Delivery, Session};
+use portcullis::config::{Delivery, Devices, Session};
 use portcullis::gate::{Demand, Denial, Gate, Kind, TokenCache, TrustedIssuer, Verified};
 use portcullis::intake::{Ledger, Request};
 use portcullis::keys::{KeySet, SigningKey};
@@ -137,10 +137,13 @@ impl World {
             absolute_timeout: SESSION,
             reissue_after_permille: 10,
             reissue_every: None,
+            reuse_grace: None,
             exchange: vec![0],
             grant_subject_prefix: String::new(),
             delivery: Delivery::Header,
             cookie: "__Host-session".to_owned(),
+            max_per_subject: None,
+            devices: Devices { max: 1000, address: true, user_agent: true },
         };
         let sessions = Arc::new(Sessions::open(&config, START).unwrap());
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());

@@ -72,6 +72,9 @@ impl Control {
         }
         let changed = loaded.digest != self.loaded.load().loaded.digest;
         let reloaded = Reloaded { config_digest: loaded.digest.clone(), changed };
+        if let Some(session) = &snapshot.config.session {
+            self.shared.registry.set_max(session.devices.max);
+        }
         self.shared.snapshot.store(Arc::new(snapshot));
         // Whatever was judged under the old keys and rules is judged again.
         self.parts.map.bump();
@@ -210,6 +213,7 @@ async fn sweep(control: &Control) {
     let shared = Arc::clone(&control.shared);
     let sweeping = tokio::task::spawn_blocking(move || {
         let now = shared.clock.now();
+        shared.registry.sweep(now);
         if let Some(sessions) = &shared.snapshot.load().sessions {
             sessions.sweep(now);
             if let Err(error) = sessions.prune(now) {

@@ -209,6 +209,8 @@ pub struct Route {
     pub auth: Requirement,
     /// Whether the upstream may open sessions with `X-Session-Grant`.
     pub login: bool,
+    /// Whether the upstream ends the presented session when it answers well.
+    pub logout: bool,
     /// Whether the token itself goes upstream.
     pub forward_token: bool,
     /// Which claims go upstream in which headers.
@@ -260,6 +262,8 @@ pub struct Session {
     pub reissue_after_permille: u32,
     /// Requests after which a token is renewed, whatever its age.
     pub reissue_every: Option<u32>,
+    /// How long a token may still come after its successor was first used; `None`: until it expires.
+    pub reuse_grace: Option<Duration>,
     /// Indexes into [`Config::issuers`] whose tokens open sessions.
     pub exchange: Vec<usize>,
     /// Put before `sub` of a grant.
@@ -268,6 +272,21 @@ pub struct Session {
     pub delivery: Delivery,
     /// The cookie's name, `__Host-` included.
     pub cookie: String,
+    /// Open sessions of one subject at most.
+    pub max_per_subject: Option<usize>,
+    /// What is kept of open sessions.
+    pub devices: Devices,
+}
+
+/// What is kept of open sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Devices {
+    /// Sessions remembered at most.
+    pub max: usize,
+    /// Whether the network they were opened from is.
+    pub address: bool,
+    /// Whether browser and system are.
+    pub user_agent: bool,
 }
 
 /// How a new session's token is handed out; a slid one goes back the way the old one came.

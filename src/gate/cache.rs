@@ -1,13 +1,15 @@
 //! Tokens whose signature was found good before: one cache for each worker, shared with nobody.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 use quick_cache::Weighter;
 use quick_cache::unsync::Cache;
 
 use super::Verified;
+use crate::session::Open;
 use crate::time::Timestamp;
 
 /// One cache entry: what is remembered of a token.
@@ -19,6 +21,8 @@ pub struct Remembered {
     pub(super) judged_at: Cell<u64>,
     /// From when on it must be judged again whatever the epoch: what it rests on may be too old by then.
     pub(super) good_until: Cell<Timestamp>,
+    /// The session it belongs to, as the registry knows it, so that a request need not look it up.
+    open: OnceCell<Option<Arc<Open>>>,
     /// Its identity headers under each mapping that was asked for: they depend on its claims, and on whose
     /// account it belongs to.
     identity: RefCell<Vec<Prepared>>,
@@ -42,8 +46,14 @@ impl Remembered {
             verified,
             judged_at: Cell::new(judged_at),
             good_until: Cell::new(good_until),
+            open: OnceCell::new(),
             identity: RefCell::new(Vec::new()),
         }
+    }
+
+    /// The session it belongs to, found by `find` the first time.
+    pub fn open(&self, find: impl FnOnce() -> Option<Arc<Open>>) -> Option<&Arc<Open>> {
+        self.open.get_or_init(find).as_ref()
     }
 
     /// The identity headers under mapping number `mapping`, made by `make` the first time and whenever

@@ -12,6 +12,7 @@ use super::verified::{self, Verified};
 use super::{Demand, Denial, Need, TokenCache, Unenforced, Unsettled};
 use crate::keys::VerifyingKey;
 use crate::revocation::{RevocationMap, Standing};
+use crate::session::Open;
 use crate::time::Timestamp;
 use crate::token::{Algorithm, Compact, Lineage, ParseError, PolicyError};
 
@@ -168,6 +169,20 @@ impl Gate {
         Ok(Admission { issuer, cached: verified.is_none(), verified, permit: Permit(Holder::Bearer(entry)) })
     }
 
+    /// Lets a request through as nobody's, on the word of a token that has expired and is good otherwise:
+    /// who says goodbye need not be in time.
+    ///
+    /// # Errors
+    ///
+    /// The first step that fails; or what must be had first.
+    pub fn admit_expired(&self, token: &str, demand: &Demand, now: Timestamp) -> Result<Permit, Unsettled> {
+        let verified = self.authenticate(token, now)?;
+        let refuse = |denial| Stage { denial, issuer: Some(verified.issuer) };
+        self.standing(&verified).map_err(refuse)?;
+        self.satisfies(&verified, demand, now).map_err(refuse)?;
+        Ok(Permit::public())
+    }
+
     /// Whether a token that was honoured when its request came in still is, at `now`: asked again right
     /// before a fresh token is minted for it.
     ///
@@ -235,6 +250,22 @@ impl Gate {
             Some(format!("{}{account}", subject.strip_suffix(named)?))
         };
         Some(of_parent().map_or(Cow::Borrowed(subject), Cow::Owned))
+    }
+
+    /// Whether a revocation in force names the session `open`, whichever of its tokens is presented.
+    ///
+    /// # Errors
+    ///
+    /// The narrowest target that does; a session of an issuer that is no longer the gateway's is nobody's.
+    pub fn session_standing(&self, open: &Open) -> Result<(), Denial> {
+        let own = self.issuers.iter().find(|issuer| issuer.kind == Kind::Own).ok_or(Denial::IssuerNotAllowed)?;
+        let targets = verified::targets_of_session(&own.url, open);
+        let references = verified::references(&self.revocations, &targets);
+        match self.revocations.standing(&references, open.lineage.origin_issued, open.authenticated) {
+            Standing::Good => Ok(()),
+            Standing::Revoked(kind) => Err(Denial::Revoked(kind)),
+            Standing::AuthenticationTooOld => Err(Denial::SessionTooOld),
+        }
     }
 
     /// Whether `verified` meets what a route demands, at `now`.

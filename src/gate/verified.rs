@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::keys::VerifyingKey;
 use crate::revocation::{RevocationMap, Target, TargetKind, TargetRef};
+use crate::session::Open;
 use crate::time::Timestamp;
 use crate::token::{Claims, Lineage};
 
@@ -99,26 +100,46 @@ pub(super) fn targets(claims: &Claims, lineage: Option<&Lineage>, name: &str, ke
     add(TargetKind::Key, "", key);
     add(TargetKind::Issuer, issuer, "");
     if let Some(lineage) = lineage {
-        for earlier in &lineage.keys {
-            add(TargetKind::Key, "", earlier);
-        }
-        if let Some(origin) = &lineage.origin {
-            add(TargetKind::Token, &origin.issuer, &origin.token);
-            if let Some(sid) = &origin.session {
-                add(TargetKind::Session, &origin.issuer, sid);
-            }
-            if let Some(sub) = &origin.subject {
-                add(TargetKind::Subject, &origin.issuer, sub);
-            }
-            if let Some(client) = &origin.client {
-                add(TargetKind::Client, &origin.issuer, client);
-            }
-            add(TargetKind::Key, "", &origin.key);
-            add(TargetKind::Issuer, &origin.issuer, "");
-        }
+        inherited(lineage, &mut add);
     }
     add(TargetKind::All, "", "");
     all
+}
+
+/// The targets that every token of a session has, whichever of them is presented.
+pub(super) fn targets_of_session(issuer: &str, open: &Open) -> Vec<Target> {
+    let mut all = Vec::with_capacity(13);
+    let mut add = |kind, issuer: &str, value: &str| all.push(Target::new(kind, issuer, value));
+    add(TargetKind::Session, issuer, &open.session);
+    add(TargetKind::Subject, issuer, &open.subject);
+    if let Some(client) = &open.client {
+        add(TargetKind::Client, issuer, client);
+    }
+    add(TargetKind::Key, "", &open.key);
+    add(TargetKind::Issuer, issuer, "");
+    inherited(&open.lineage, &mut add);
+    add(TargetKind::All, "", "");
+    all
+}
+
+/// What a session has of those before it: the keys of its chain, and everything of its parent.
+fn inherited(lineage: &Lineage, add: &mut impl FnMut(TargetKind, &str, &str)) {
+    for earlier in &lineage.keys {
+        add(TargetKind::Key, "", earlier);
+    }
+    let Some(origin) = &lineage.origin else { return };
+    add(TargetKind::Token, &origin.issuer, &origin.token);
+    if let Some(sid) = &origin.session {
+        add(TargetKind::Session, &origin.issuer, sid);
+    }
+    if let Some(sub) = &origin.subject {
+        add(TargetKind::Subject, &origin.issuer, sub);
+    }
+    if let Some(client) = &origin.client {
+        add(TargetKind::Client, &origin.issuer, client);
+    }
+    add(TargetKind::Key, "", &origin.key);
+    add(TargetKind::Issuer, &origin.issuer, "");
 }
 
 /// The references of `targets` in `map`.

@@ -46,6 +46,8 @@ pub enum Refusal {
     UpstreamSlow,
     /// A revocation is in force and could not be made durable.
     StoreNotDurable,
+    /// A session's token is longer than browsers keep in a cookie.
+    CookieTooLarge,
     /// The gateway failed at something of its own.
     Internal,
 }
@@ -83,7 +85,7 @@ impl Refusal {
             Self::UpstreamUnreachable | Self::UpstreamBroken => StatusCode::BAD_GATEWAY,
             Self::UpstreamSlow => StatusCode::GATEWAY_TIMEOUT,
             Self::StoreNotDurable => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::CookieTooLarge | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -106,6 +108,7 @@ impl Refusal {
             Self::UpstreamBroken => "upstream_broken",
             Self::UpstreamSlow => "upstream_slow",
             Self::StoreNotDurable => "store_not_durable",
+            Self::CookieTooLarge => "cookie_too_large",
             Self::Internal => "internal",
         }
     }
@@ -130,6 +133,7 @@ impl Refusal {
             | Self::UpstreamBroken
             | Self::UpstreamSlow
             | Self::StoreNotDurable
+            | Self::CookieTooLarge
             | Self::Internal => false,
         }
     }
@@ -154,6 +158,7 @@ impl Refusal {
             Self::UpstreamBroken => "the upstream gave no valid response",
             Self::UpstreamSlow => "the upstream did not answer in time",
             Self::StoreNotDurable => "in force here until restart, but not durable",
+            Self::CookieTooLarge => "the session has more claims than a cookie can carry",
             Self::Internal => "the gateway failed",
         }
     }
@@ -404,6 +409,7 @@ mod tests {
             (Refusal::UpstreamBroken, 502),
             (Refusal::UpstreamSlow, 504),
             (Refusal::StoreNotDurable, 503),
+            (Refusal::CookieTooLarge, 500),
             (Refusal::Internal, 500),
         ] {
             assert_eq!(answered(&refusal).0, status, "{refusal:?}");

@@ -6,10 +6,12 @@
 
 mod answer;
 mod body;
+mod ending;
 mod endpoint;
 mod explain;
 mod headers;
 mod need;
+mod opening;
 mod path;
 mod record;
 mod renewal;
@@ -32,18 +34,20 @@ use self::answer::Context;
 pub use self::answer::Refusal;
 pub use self::body::ResponseBody;
 use self::body::{BodyFailure, RequestBody};
+use self::ending::Leaving;
 pub use self::explain::explain;
 use self::headers::HopByHop;
 pub use self::headers::Peer;
 pub use self::need::{Supplied, Supplier, settle};
+use self::opening::Login;
 pub use self::path::PathError;
 use self::record::Record;
+use self::renewal::{Earned, Logout, Renewal};
 pub use self::snapshot::{Local, Shared, Snapshot, Worker};
 use self::target::Target;
 use self::upstream::{ForwardError, Lease};
 use crate::config::{Route, TokenPlace};
 use crate::gate::{Admission, Demand, Denial, Gate, Passage, Permit, Remembered, Requirement, Stage, Verified};
-use crate::session::origin;
 use crate::token::present::{PresentError, Presented, present};
 
 /// Answers one request. Never fails: whatever goes wrong has an answer.
@@ -102,19 +106,26 @@ async fn pass(
     record.route = Some(route_index);
 
     let host = target.named.take();
+    let host_text = host.as_ref().map(|it| it.to_str().unwrap_or_default());
     let (passage, place) = match &route.auth {
         Requirement::Public => (Passage::Permitted(Permit::public()), None),
         Requirement::Token(demand) => {
-            let (permit, place) = decide(local, record, demand, &head, host.as_ref()).await?;
+            let (permit, place) = decide(local, record, demand, &head, host_text, route.logout).await?;
             (Passage::Permitted(permit), Some(place))
         }
         Requirement::Reported(demand) => {
-            report(local, record, demand, &head, host.as_ref()).await;
+            report(local, record, demand, &head, host_text).await;
             (Passage::Unenforced(route.auth.unenforced().ok_or(Refusal::Internal)?), None)
         }
     };
-    let renewal = renewal::plan(snapshot, &passage, record.time);
-    let earlier = if route.login { renewal::earlier_session(local, &head.headers, record.time).await } else { None };
+    let renewal = renewal::plan(local, record, &passage, &head.headers);
+    if let (Renewal::Reused, Some(bearer)) = (renewal, passage.bearer()) {
+        return Err(ending::reused(local, record, bearer).await);
+    }
+    let mut earned = Earned { renewal, ..Earned::default() };
+    if route.login || route.logout || renewal == Renewal::Exchange {
+        doors(local, record, route, &head, host_text, &mut earned).await?;
+    }
 
     // The length a request says its body has, as a number.
     let length = if target.states_length { http_body::Body::size_hint(&incoming).exact() } else { None };
@@ -152,40 +163,86 @@ async fn pass(
 
     let request = Request::from_parts(head, body);
     let (mut response, passage) = forward(local, record, route_index, route, passage, request).await?;
-    let credential = place.and_then(|place| snapshot.config.token.from.get(place));
-    let earned = renewal::Earned { renewal, login: route.login, earlier, credential };
+    earned.credential = place.and_then(|place| snapshot.config.token.from.get(place));
     renewal::finish(local, record, &passage, earned, response.headers_mut_and_status()).await?;
     Ok(response.into_response())
 }
 
+/// What a request may open or end, which must be read from its head before that goes upstream.
+async fn doors(
+    local: &Local,
+    record: &Record,
+    route: &Route,
+    head: &http::request::Parts,
+    authority: Option<&str>,
+    earned: &mut Earned<'_>,
+) -> Result<(), Refusal> {
+    earned.device = renewal::device(&local.snapshot, record, &head.headers);
+    if route.login {
+        // A login is let through whatever comes with it; what is not proven to be there is not ended.
+        let earlier = ending::presented(local, record.time, head, authority).await.ok().flatten();
+        earned.login = Some(Login {
+            earlier: earlier.as_ref().map(Leaving::session_of),
+            device: std::mem::take(&mut earned.device),
+        });
+    }
+    if route.logout {
+        let leaving = ending::presented(local, record.time, head, authority).await.map_err(|stage| {
+            record.denied(&stage.denial, stage.issuer);
+            Refusal::Denied(stage.denial)
+        })?;
+        earned.logout = Some(Logout(leaving.as_ref().map(Leaving::of)));
+    }
+    Ok(())
+}
+
 /// The decision about a request that needs a token, and the place the token was in.
+///
+/// Where somebody `leaves`, a token that has merely expired lets the request through, as nobody's.
 async fn decide(
     local: &Local,
     record: &mut Record,
     demand: &Demand,
     head: &http::request::Parts,
-    host: Option<&HeaderValue>,
+    host: Option<&str>,
+    leaves: bool,
 ) -> Result<(Permit, usize), Refusal> {
     match judge(local, record, demand, head, host).await {
         Ok((admission, place)) => {
             record.bearer = admission.permit.bearer().cloned();
             Ok((admission.permit, place))
         }
-        Err(Stage { denial, issuer }) => {
-            record.denied(&denial, issuer);
-            Err(Refusal::Denied(denial))
+        Err(stage) => {
+            let goodbye = if leaves && stage.denial == Denial::Expired {
+                goodbye(local, record, demand, head).await
+            } else {
+                Err(stage)
+            };
+            goodbye.map_err(|Stage { denial, issuer }| {
+                record.denied(&denial, issuer);
+                Refusal::Denied(denial)
+            })
         }
     }
 }
 
-/// The same decision on a route that only reports: it is counted and logged, and the permit is dropped.
-async fn report(
+/// Lets a request through on the word of a token that has expired, without saying whose it was.
+async fn goodbye(
     local: &Local,
-    record: &mut Record,
+    record: &Record,
     demand: &Demand,
     head: &http::request::Parts,
-    host: Option<&HeaderValue>,
-) {
+) -> Result<(Permit, usize), Stage> {
+    let snapshot = &local.snapshot;
+    let Ok(Some(Presented { token, place })) = present(&head.headers, &snapshot.config.token.from) else {
+        return Err(Denial::MissingToken.into());
+    };
+    let ask = |gate: &Gate, now| gate.admit_expired(token, demand, now);
+    settle(snapshot, &local.shared.clock, record.time, ask).await.map(|permit| (permit, place))
+}
+
+/// The same decision on a route that only reports: it is counted and logged, and the permit is dropped.
+async fn report(local: &Local, record: &mut Record, demand: &Demand, head: &http::request::Parts, host: Option<&str>) {
     match judge(local, record, demand, head, host).await {
         Ok((admission, _)) => drop(admission.permit),
         Err(Stage { denial, issuer }) => record.would_deny(&denial, issuer),
@@ -198,7 +255,7 @@ async fn judge(
     record: &mut Record,
     demand: &Demand,
     head: &http::request::Parts,
-    host: Option<&HeaderValue>,
+    host: Option<&str>,
 ) -> Result<(Admission, usize), Stage> {
     let snapshot = &local.snapshot;
     let places = &snapshot.config.token.from;
@@ -208,12 +265,9 @@ async fn judge(
         Err(PresentError::Several | PresentError::Malformed) => return Err(Denial::MultipleTokens.into()),
     };
     let Presented { token, place } = presented;
-    record.cookie_borne = matches!(places.get(place), Some(TokenPlace::Cookie(_)));
-    if record.cookie_borne {
-        let host = host.map_or("", |host| host.to_str().unwrap_or_default());
-        if !origin::same_origin(&head.method, &head.headers, host) {
-            return Err(Denial::CrossSite.into());
-        }
+    record.cookie_borne.set(matches!(places.get(place), Some(TokenPlace::Cookie(_))));
+    if record.cookie_borne.get() && !ending::is_same_origin(head, host) {
+        return Err(Denial::CrossSite.into());
     }
     let ask = |gate: &Gate, now| {
         let began = std::time::Instant::now();
@@ -375,7 +429,7 @@ fn refuse(local: &Local, record: &mut Record, refusal: &Refusal) -> Response<Res
     let config = &local.snapshot.config;
     let context = Context { realm: &config.token.realm, request_id: record.request_id() };
     let mut response = refusal.response(context);
-    if record.cookie_borne && matches!(refusal, Refusal::Denied(Denial::Revoked(_))) {
+    if record.cookie_borne.get() && matches!(refusal, Refusal::Denied(Denial::Revoked(_))) {
         renewal::clear_cookie(&local.snapshot, response.headers_mut());
     }
     response.map(ResponseBody::whole)

@@ -1,5 +1,6 @@
 //! What is remembered of one request until its response has ended: for the metrics and the access log.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -40,7 +41,7 @@ pub(super) struct Record {
     /// The token it was admitted with.
     pub(super) bearer: Option<Rc<Remembered>>,
     /// Whether its token came in a cookie.
-    pub(super) cookie_borne: bool,
+    pub(super) cookie_borne: Cell<bool>,
     /// How long its upstream took to answer.
     pub(super) upstream_took: Option<Duration>,
     /// How its body came in.
@@ -75,7 +76,7 @@ impl Record {
             reason: None,
             would_refuse: None,
             bearer: None,
-            cookie_borne: false,
+            cookie_borne: Cell::new(false),
             upstream_took: None,
             body: None,
             bytes_out: 0,

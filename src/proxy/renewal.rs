@@ -6,62 +6,84 @@
 
 use std::rc::Rc;
 
-use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::answer::Refusal;
+use super::ending::{self, Leaving};
 use super::need::settle;
+use super::opening::{self, Login};
 use super::record::Record;
 use super::snapshot::{Local, Snapshot};
 use crate::config::{Delivery, TokenPlace};
 use crate::gate::{Denial, Passage, Remembered, Verified};
-use crate::intake::{self, RevokeError};
-use crate::revocation::{Reason, Source, Target};
-use crate::session::{Current, Grant, Minted, Parent, Sessions, deliver};
-use crate::telemetry::{AuditEvent, ReissueResult, SessionOpening, StoreOperation};
+use crate::revocation::Source;
+use crate::session::deliver::{self, DeliverError};
+use crate::session::{Current, Device, Grant, Minted, Open, Parent, Sessions, Use};
+use crate::telemetry::ReissueResult;
 use crate::time::Timestamp;
-use crate::token::present::present;
 
 /// What a request may earn its client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Renewal {
     /// Nothing.
+    #[default]
     None,
     /// A successor of its session token.
     Slide,
     /// A session, opened with its token of another issuer.
     Exchange,
+    /// The end of its session: its token was replaced too long ago.
+    Reused,
 }
 
 /// What was settled when the request was admitted.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Earned<'a> {
     /// What it may earn.
     pub(super) renewal: Renewal,
-    /// Whether its upstream may open sessions.
-    pub(super) login: bool,
-    /// The session that a login would end.
-    pub(super) earlier: Option<Target>,
+    /// On a login route: what its upstream may open a session with.
+    pub(super) login: Option<Login>,
+    /// On a logout route: what its upstream may end.
+    pub(super) logout: Option<Logout>,
     /// Where its token was.
     pub(super) credential: Option<&'a TokenPlace>,
+    /// Where it came from, if that may be needed.
+    pub(super) device: Device,
 }
 
-/// What the request that was just admitted may earn. To be asked once: it counts requests.
-pub(super) fn plan(snapshot: &Snapshot, passage: &Passage, now: Timestamp) -> Renewal {
+/// What ends when the upstream of a logout route answers well; nothing for who presented no token.
+#[derive(Debug)]
+pub(super) struct Logout(pub(super) Option<Leaving>);
+
+/// What the request that was just admitted may earn. To be asked once: it counts requests, and notes that
+/// the session is used.
+pub(super) fn plan(local: &Local, record: &Record, passage: &Passage, headers: &HeaderMap) -> Renewal {
+    let (snapshot, now) = (&local.snapshot, record.time);
     let (Some(sessions), Some(bearer)) = (&snapshot.sessions, passage.bearer()) else { return Renewal::None };
-    match current(&bearer.verified) {
-        Some(current) if sessions.due(&current, now) => Renewal::Slide,
-        Some(_) => Renewal::None,
-        None if sessions.config().exchange.contains(&bearer.verified.issuer) => Renewal::Exchange,
-        None => Renewal::None,
+    let Some(current) = current(&bearer.verified) else {
+        let opens = sessions.config().exchange.contains(&bearer.verified.issuer);
+        return if opens { Renewal::Exchange } else { Renewal::None };
+    };
+    let met = || {
+        let open = Open::met(&current, device(snapshot, record, headers), now)?;
+        Some(local.shared.registry.meet(open, now))
+    };
+    if let Some(open) = bearer.open(met) {
+        open.touch(now);
+        if let Some(grace) = sessions.config().reuse_grace
+            && open.uses(current.claims.expires, now, grace) == Use::Reused
+        {
+            return Renewal::Reused;
+        }
     }
+    if sessions.due(&current, now) { Renewal::Slide } else { Renewal::None }
 }
 
-/// The session that a login request still carries: a new login ends it.
-pub(super) async fn earlier_session(local: &Local, headers: &HeaderMap, now: Timestamp) -> Option<Target> {
-    let snapshot = &local.snapshot;
-    let presented = present(headers, &snapshot.config.token.from).ok()??;
-    let judged = settle(snapshot, &local.shared.clock, now, |gate, now| gate.authenticate(presented.token, now));
-    judged.await.ok()?.session()
+/// Where a request comes from, as far as it may be kept.
+pub(super) fn device(snapshot: &Snapshot, record: &Record, headers: &HeaderMap) -> Device {
+    let Some(sessions) = &snapshot.sessions else { return Device::default() };
+    let user_agent = headers.get(header::USER_AGENT).map(HeaderValue::as_bytes);
+    Device::of(sessions.config().devices, record.client, user_agent)
 }
 
 /// Completes the head of an upstream's response: takes out what only the gateway may say, and puts in
@@ -73,26 +95,42 @@ pub(super) async fn finish(
     earned: Earned<'_>,
     (headers, status): (&mut HeaderMap, StatusCode),
 ) -> Result<(), Refusal> {
-    let Earned { renewal, login, earlier, credential } = earned;
+    let Earned { renewal, login, logout, credential, device } = earned;
     let snapshot = &local.snapshot;
-    let Some(sessions) = &snapshot.sessions else {
-        headers.remove(deliver::SESSION_GRANT);
-        return Ok(());
-    };
-    let grant = if login { take_grant(headers)? } else { None };
-    deliver::scrub(headers, &sessions.config().cookie);
-    if let Some(grant) = grant
-        && is_renewable(status)
+    let grant = if login.is_some() { take_grant(headers)? } else { None };
+    match &snapshot.sessions {
+        Some(sessions) => deliver::scrub(headers, &sessions.config().cookie),
+        None => drop(headers.remove(deliver::SESSION_GRANT)),
+    }
+    if let Some(Logout(leaving)) = logout {
+        if !is_accepted(status) || record.method == Method::OPTIONS {
+            return Ok(());
+        }
+        if let Some(leaving) = leaving {
+            leaving.end(local, record, Source::Logout).await?;
+        }
+        return ending::clear_browser(local, headers);
+    }
+    let Some(sessions) = &snapshot.sessions else { return Ok(()) };
+    if let (Some(grant), Some(login)) = (grant, login)
+        && is_accepted(status)
+        && record.method != Method::OPTIONS
     {
-        return log_in(local, sessions, grant, earlier, record, headers).await;
+        return opening::log_in(local, sessions, grant, login, record, headers).await;
     }
     if renewal == Renewal::None || !is_renewable(status) || record.method == Method::OPTIONS {
         return Ok(());
     }
     if let (Some(bearer), Some(credential)) = (passage.bearer(), credential) {
-        renew(local, sessions, bearer, renewal, credential, headers).await;
+        renew(local, record, sessions, (bearer, renewal, credential, device), headers).await?;
     }
     Ok(())
+}
+
+/// What an upstream answers to a login or a logout that it has carried out: 2xx, or a redirect to where
+/// the client goes on.
+fn is_accepted(status: StatusCode) -> bool {
+    status.is_success() || (status.is_redirection() && status != StatusCode::NOT_MODIFIED)
 }
 
 /// Responses that carry no token: refusals, which may concern the token itself, failures, and those
@@ -112,12 +150,11 @@ fn take_grant(headers: &mut HeaderMap) -> Result<Option<Grant>, Refusal> {
 /// Gives a successor or a session, unless something has happened since the request was admitted.
 async fn renew(
     local: &Local,
+    record: &Record,
     sessions: &Sessions,
-    bearer: &Remembered,
-    renewal: Renewal,
-    credential: &TokenPlace,
+    (bearer, renewal, credential, device): (&Remembered, Renewal, &TokenPlace, Device),
     headers: &mut HeaderMap,
-) {
+) -> Result<(), Refusal> {
     let snapshot = &local.snapshot;
     let metrics = &local.shared.metrics;
     let clock = &local.shared.clock;
@@ -127,86 +164,62 @@ async fn renew(
         if matches!((&stage.denial, credential), (Denial::Revoked(_), TokenPlace::Cookie(_))) {
             clear_cookie(snapshot, headers);
         }
-        return;
+        return Ok(());
     }
     let now = clock.now();
     let (minted, delivery) = match renewal {
-        Renewal::None => return,
+        Renewal::None | Renewal::Reused => return Ok(()),
         Renewal::Slide => {
-            let Some(current) = current(&bearer.verified) else { return };
+            let Some(current) = current(&bearer.verified) else { return Ok(()) };
             let delivery = match credential {
                 TokenPlace::Header(_) => Delivery::Header,
                 TokenPlace::Cookie(_) => Delivery::Cookie,
             };
             match sessions.slide(&current, now) {
                 Ok(Some(minted)) => (minted, delivery),
-                Ok(None) => return,
+                Ok(None) => return Ok(()),
                 Err(error) => {
                     tracing::error!(%error, "failed to reissue a session token");
-                    return metrics.reissued(ReissueResult::Failed);
+                    metrics.reissued(ReissueResult::Failed);
+                    return Ok(());
                 }
             }
         }
-        Renewal::Exchange => match sessions.exchange(parent(snapshot, &bearer.verified), now) {
-            Ok(minted) => (minted, sessions.config().delivery),
-            Err(error) => {
-                tracing::debug!(%error, "a token opened no session");
-                return;
-            }
-        },
+        Renewal::Exchange => {
+            let Some(minted) = opening::exchange(local, record, sessions, &bearer.verified, device).await? else {
+                return Ok(());
+            };
+            (minted, sessions.config().delivery)
+        }
     };
-    count(local, renewal, &minted);
-    attach(sessions, headers, &minted, delivery, &credential_name(credential), now);
-}
-
-/// A token is minted once, and shared by the requests that ask for it afterwards.
-fn count(local: &Local, renewal: Renewal, minted: &Minted) {
-    let metrics = &local.shared.metrics;
+    if let (Renewal::Slide, Some(open)) = (renewal, bearer.open(|| None)) {
+        // The client has a newer one already; this one would take its place.
+        if open.newest_used() > minted.expires {
+            return Ok(());
+        }
+        open.prolong(minted.expires);
+    }
     let new = minted.count_once();
-    match renewal {
-        Renewal::Slide => metrics.reissued(if new { ReissueResult::Minted } else { ReissueResult::Shared }),
-        Renewal::Exchange if new => metrics.session_opened(SessionOpening::Exchange),
-        Renewal::Exchange | Renewal::None => {}
+    let delivered = attach(sessions, headers, &minted, delivery, &credential_name(credential), now);
+    match (delivered, renewal) {
+        // The client keeps what it has, which is good until it expires.
+        (Err(error), _) => {
+            metrics.reissued(ReissueResult::TooLarge);
+            if new {
+                tracing::error!(%error, sid = minted.session, "a session token was not renewed");
+            }
+        }
+        (Ok(()), Renewal::Slide) => metrics.reissued(if new { ReissueResult::Minted } else { ReissueResult::Shared }),
+        (Ok(()), Renewal::Exchange | Renewal::None | Renewal::Reused) => {}
     }
-}
-
-/// Opens the session that a login service has granted.
-async fn log_in(
-    local: &Rc<Local>,
-    sessions: &Sessions,
-    grant: Grant,
-    earlier: Option<Target>,
-    record: &Record,
-    headers: &mut HeaderMap,
-) -> Result<(), Refusal> {
-    let snapshot = &local.snapshot;
-    let actor = grant.subject().to_owned();
-    if let Some(session) = earlier {
-        end(local, record, session, &actor, Source::Gateway).await?;
-    }
-    let now = local.shared.clock.now();
-    let minted = sessions.grant(grant, record.time, now).map_err(|error| {
-        tracing::error!(%error, "failed to open a session for a login");
-        Refusal::Internal
-    })?;
-    // The new token is judged as it will be when it comes back: whom it names may be blocked.
-    let judged = settle(snapshot, &local.shared.clock, now, |gate, now| gate.verify(minted.token(), now));
-    let honoured = judged.await.map_err(|stage| stage.denial);
-    if let Err(denial) = honoured.and_then(|verified| snapshot.gate.standing(&verified)) {
-        record.denied(&denial, None);
-        return Err(Refusal::LoginRefused(denial));
-    }
-    local.shared.metrics.session_opened(SessionOpening::Grant);
-    let delivery = sessions.config().delivery;
-    let credential = match delivery {
-        Delivery::Header => header::AUTHORIZATION,
-        Delivery::Cookie => header::COOKIE,
-    };
-    attach(sessions, headers, &minted, delivery, &credential, now);
     Ok(())
 }
 
 /// Puts a token into a response head.
+///
+/// # Errors
+///
+/// When the cookie would not be kept; the head is then as it was.
 pub(super) fn attach(
     sessions: &Sessions,
     headers: &mut HeaderMap,
@@ -214,11 +227,8 @@ pub(super) fn attach(
     delivery: Delivery,
     credential: &HeaderName,
     now: Timestamp,
-) {
-    let cookie = &sessions.config().cookie;
-    if let Err(error) = deliver::attach(headers, minted, delivery, cookie, credential, now) {
-        tracing::error!(%error, "failed to deliver a session token");
-    }
+) -> Result<(), DeliverError> {
+    deliver::attach(headers, minted, delivery, &sessions.config().cookie, credential, now)
 }
 
 /// Removes the session cookie from the browser.
@@ -227,51 +237,6 @@ pub(super) fn clear_cookie(snapshot: &Snapshot, headers: &mut HeaderMap) {
     if let Err(error) = deliver::clear_cookie(headers, &sessions.config().cookie) {
         tracing::error!(%error, "failed to clear the session cookie");
     }
-}
-
-/// Ends one token or session for good: in force and durable when this returns well, and in the audit log.
-pub(super) async fn end(
-    local: &Local,
-    record: &Record,
-    target: Target,
-    actor: &str,
-    source: Source,
-) -> Result<(), Refusal> {
-    let kind = target.kind;
-    let line = format!("{kind} {} {}", target.issuer, target.value);
-    let request = intake::Request::new(target, Reason::Logout, actor, source);
-    let metrics = &local.shared.metrics;
-    let (ended, result, id) = match local.shared.ledger.revoke(request).await {
-        Ok(accepted) => {
-            metrics.revoked(kind, Reason::Logout, source);
-            (Ok(()), "ok", Some(accepted.id.to_string()))
-        }
-        Err(RevokeError::NotDurable { accepted, .. }) => {
-            metrics.revoked(kind, Reason::Logout, source);
-            metrics.store_failed(StoreOperation::Append);
-            tracing::error!("a logout is in force and not durable");
-            (Err(Refusal::StoreNotDurable), "store_not_durable", Some(accepted.id.to_string()))
-        }
-        Err(error) => {
-            tracing::error!(%error, "failed to revoke");
-            (Err(Refusal::Internal), "failed", None)
-        }
-    };
-    let event = AuditEvent {
-        actor: actor.to_owned(),
-        role: "session",
-        address: record.client.to_string(),
-        action: "logout",
-        target: line,
-        reason: Some(Reason::Logout.name()),
-        result,
-        id,
-    };
-    if let Err(error) = local.shared.audit.record(event).await {
-        metrics.audit_errors.inc();
-        tracing::error!(%error, "a logout has no audit line");
-    }
-    ended
 }
 
 /// A session token as the session module sees it; `None` for a token of another issuer.

@@ -14,7 +14,7 @@ use super::upstream::Pool;
 use crate::config::{Config, Identity};
 use crate::gate::{Gate, TokenCache};
 use crate::intake::Ledger;
-use crate::session::Sessions;
+use crate::session::{Registry, Sessions};
 use crate::telemetry::{AccessLog, Audit, DecisionMetrics, Metrics, NONE, RouteMetrics, UpstreamMetrics};
 use crate::time::Clock;
 
@@ -25,6 +25,8 @@ pub struct Shared {
     pub snapshot: ArcSwap<Snapshot>,
     /// The way in for revocations that come with traffic: logouts and ended sessions.
     pub ledger: Arc<Ledger>,
+    /// Which sessions are open.
+    pub registry: Arc<Registry>,
     /// Where what a client ended is written down.
     pub audit: Arc<Audit>,
     /// Every exported series.

@@ -52,6 +52,16 @@ pub fn scrub(headers: &mut HeaderMap, cookie: &str) {
     remove_cookie(headers, cookie);
 }
 
+/// Whether browsers would keep the cookie `cookie` with this token: asked before anything is changed for
+/// its sake.
+///
+/// # Errors
+/// [`DeliverError::CookieTooLarge`].
+pub fn fits_cookie(minted: &Minted, cookie: &str) -> Result<(), DeliverError> {
+    let bytes = cookie.len() + minted.token().len();
+    if bytes > COOKIE_BYTES_MAX { Err(DeliverError::CookieTooLarge { bytes }) } else { Ok(()) }
+}
+
 /// Puts a token into a response, as headers or as the cookie `cookie`.
 ///
 /// `credential` is the request header that the token answers to, `Authorization` or `Cookie`; `Vary`
@@ -79,10 +89,7 @@ pub fn attach(
             }
         }
         Delivery::Cookie => {
-            let bytes = cookie.len() + minted.token().len();
-            if bytes > COOKIE_BYTES_MAX {
-                return Err(DeliverError::CookieTooLarge { bytes });
-            }
+            fits_cookie(minted, cookie)?;
             let value = set_cookie(cookie, minted.token(), minted.remaining(now).as_secs())?;
             remove_cookie(headers, cookie);
             headers.append(SET_COOKIE, value);
@@ -114,8 +121,13 @@ pub fn clear_cookie(headers: &mut HeaderMap, cookie: &str) -> Result<(), Deliver
 /// [`DeliverError::CookieName`].
 pub fn clear(headers: &mut HeaderMap, cookie: &str) -> Result<(), DeliverError> {
     clear_cookie(headers, cookie)?;
-    headers.insert(CLEAR_SITE_DATA, HeaderValue::from_static(r#""cookies", "storage""#));
+    clear_site(headers);
     Ok(())
+}
+
+/// The same where the gateway has no cookie of its own.
+pub fn clear_site(headers: &mut HeaderMap) {
+    headers.insert(CLEAR_SITE_DATA, HeaderValue::from_static(r#""cookies", "storage""#));
 }
 
 fn set_cookie(name: &str, value: &str, max_age: u64) -> Result<HeaderValue, DeliverError> {

@@ -60,6 +60,20 @@ impl Sessions {
     /// When the issuer is not listed, the parent has no subject, the session would already be over, or
     /// the token would be too long.
     pub fn exchange(&self, parent: Parent<'_>, now: Timestamp) -> Result<Arc<Minted>, ExchangeError> {
+        self.exchange_after(parent, Timestamp::MIN, now)
+    }
+
+    /// The same, with a token that expires after `newest`: with `rotation: strict`, one that has been
+    /// replaced is not handed out again.
+    ///
+    /// # Errors
+    /// As [`Self::exchange`].
+    pub fn exchange_after(
+        &self,
+        parent: Parent<'_>,
+        newest: Timestamp,
+        now: Timestamp,
+    ) -> Result<Arc<Minted>, ExchangeError> {
         if !self.config.exchange.contains(&parent.issuer_index) {
             return Err(ExchangeError::IssuerNotListed);
         }
@@ -70,7 +84,7 @@ impl Sessions {
         let ring = self.ring.load();
         let usable = |minted: &Minted| {
             // An issuer that gives two tokens one `jti` must not give one user the other's session.
-            minted.key_thumbprint == ring.thumbprint && parent.is_origin_of(minted)
+            minted.key_thumbprint == ring.thumbprint && minted.expires > newest && parent.is_origin_of(minted)
         };
         let minted = self.exchanged.find_or_mint(&session, now, usable, || {
             let draft = Draft {
@@ -196,6 +210,18 @@ mod tests {
             assert_eq!(again.id == first.id, same, "after {secs} s");
             assert_eq!(again.session, first.session, "after {secs} s");
         }
+    }
+
+    #[test]
+    fn a_token_that_was_replaced_is_not_handed_out_again() {
+        let (_folder, sessions) = sessions();
+        let claims = foreign(json!({}));
+        let first = sessions.exchange(parent(&claims), NOW).unwrap();
+        assert_eq!(sessions.exchange_after(parent(&claims), after(50), after(1)).unwrap().id, first.id);
+        let anew = sessions.exchange_after(parent(&claims), first.expires, after(2)).unwrap();
+        assert_ne!(anew.id, first.id);
+        assert_eq!(anew.session, first.session);
+        assert!(anew.expires > first.expires);
     }
 
     #[test]

@@ -26,10 +26,13 @@ pub(super) fn config(keys_dir: &Path) -> config::Session {
         absolute_timeout: Duration::from_secs(300),
         reissue_after_permille: 500,
         reissue_every: None,
+        reuse_grace: None,
         exchange: vec![0],
         grant_subject_prefix: "login:".to_owned(),
         delivery: Delivery::Header,
         cookie: "__Host-session".to_owned(),
+        max_per_subject: None,
+        devices: config::Devices { max: 100_000, address: true, user_agent: true },
     }
 }
 

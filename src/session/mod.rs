@@ -13,11 +13,14 @@
 mod answer;
 mod claims;
 pub mod deliver;
+mod device;
 mod exchange;
 mod folder;
 mod grant;
 mod mint;
+mod open;
 pub mod origin;
+mod registry;
 mod ring;
 mod slide;
 mod successors;
@@ -37,10 +40,13 @@ use bytes::Bytes;
 use serde_json::Value;
 
 pub use answer::{ExchangeAnswer, SessionAnswer};
+pub use device::Device;
 pub use exchange::{ExchangeError, Parent};
 pub use folder::OpenError;
 pub use grant::{Grant, GrantError};
 pub use mint::{MintError, Minted, TYP};
+pub use open::{How, Open, RestoreError, Use};
+pub use registry::{Opening, PER_SUBJECT_MAX, Registry, Unwritten, Wanted};
 pub use ring::{KeyInfo, KeyState};
 pub use slide::Current;
 

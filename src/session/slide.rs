@@ -11,6 +11,10 @@ use crate::token::{Claims, Lineage};
 /// Claims that every token of a chain has of its own; all others go from one to the next unchanged.
 const OF_ONE_TOKEN: [&str; 4] = ["exp", "iat", "jti", "keys"];
 
+/// How many successors of a successor are followed; each takes a second at least. Past it a late answer
+/// may bring an older token, which then gets its own successor when it is used.
+const CHAIN_MAX: usize = 64;
+
 /// A token of the gateway's own that was presented, verified and found in good standing.
 #[derive(Clone, Copy, Debug)]
 pub struct Current<'a> {
@@ -68,7 +72,7 @@ impl Sessions {
         let ring = self.ring.load();
         // A rotation ends what is remembered: if the old key is retired next, so is all it signed.
         let usable = |minted: &Minted| minted.key_thumbprint == ring.thumbprint;
-        let minted = self.slid.find_or_mint(current.token_name, now, usable, || {
+        let mut minted = self.slid.find_or_mint(current.token_name, now, usable, || {
             let mut lineage = current.lineage.clone();
             let signed_by = current.key_thumbprint;
             if signed_by != &*ring.thumbprint && !lineage.keys.iter().any(|key| key == signed_by) {
@@ -86,6 +90,13 @@ impl Sessions {
             };
             self.mint(&ring, draft, now)
         })?;
+        // An answer that comes late brings the newest token, and so takes no newer one's place in a
+        // cookie jar.
+        for _ in 0..CHAIN_MAX {
+            let newer = self.slid.find(&minted.id, now, usable).filter(|next| next.expires > minted.expires);
+            let Some(newer) = newer else { break };
+            minted = newer;
+        }
         Ok(Some(minted))
     }
 
@@ -173,6 +184,22 @@ mod tests {
         assert_eq!(sessions.slide(&old.current(), after(58)).unwrap().unwrap().id, first.id, "a sweep keeps it");
         sessions.sweep(after(120));
         assert_eq!(sessions.remembered(), 0);
+    }
+
+    #[test]
+    fn a_late_answer_brings_the_newest_token_known() {
+        let (_folder, sessions) = sessions_with(|config| {
+            config.reissue_every = Some(2);
+            config.idle_timeout = std::time::Duration::from_secs(200);
+        });
+        let minted = sessions.exchange(parent(&foreign(json!({}))), NOW).unwrap();
+        let first = honour(&sessions, minted.token(), NOW);
+        let mut newest = sessions.slide(&first.current(), after(1)).unwrap().unwrap();
+        for secs in 2..20 {
+            let token = honour(&sessions, newest.token(), after(secs));
+            newest = sessions.slide(&token.current(), after(secs)).unwrap().unwrap();
+        }
+        assert_eq!(sessions.slide(&first.current(), after(20)).unwrap().unwrap().id, newest.id);
     }
 
     #[test]

@@ -71,6 +71,11 @@ impl Successors {
         }
     }
 
+    /// The token remembered for `name`, if it would be given out.
+    pub(super) fn find(&self, name: &str, now: Timestamp, usable: impl FnOnce(&Minted) -> bool) -> Option<Arc<Minted>> {
+        self.minted.get(name).filter(|minted| self.is_fresh(minted, now) && usable(minted))
+    }
+
     /// Forgets what would not be given out again.
     pub(super) fn sweep(&self, now: Timestamp) {
         self.minted.retain(|_, minted| self.is_fresh(minted, now));

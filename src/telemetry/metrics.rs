@@ -48,10 +48,14 @@ pub enum ReissueResult {
     Refused,
     /// Minting failed.
     Failed,
+    /// The cookie would be larger than browsers keep, so the old one was left as it is.
+    TooLarge,
+    /// With `rotation: strict`, a token came that had been replaced too long ago, and its session ended.
+    Reused,
 }
 
 impl ReissueResult {
-    const ALL: [Self; 4] = [Self::Minted, Self::Shared, Self::Refused, Self::Failed];
+    const ALL: [Self; 6] = [Self::Minted, Self::Shared, Self::Refused, Self::Failed, Self::TooLarge, Self::Reused];
 
     const fn name(self) -> &'static str {
         match self {
@@ -59,6 +63,8 @@ impl ReissueResult {
             Self::Shared => "shared",
             Self::Refused => "refused",
             Self::Failed => "failed",
+            Self::TooLarge => "too_large",
+            Self::Reused => "reused",
         }
     }
 }
@@ -291,6 +297,8 @@ mod tests {
             r#"portcullis_store_errors_total{op="trim"} 1"#,
             r#"portcullis_reissues_total{result="minted"} 1"#,
             r#"portcullis_reissues_total{result="refused"} 1"#,
+            r#"portcullis_reissues_total{result="too_large"} 1"#,
+            r#"portcullis_reissues_total{result="reused"} 1"#,
             r#"portcullis_sessions_opened_total{how="exchange"} 1"#,
             r#"portcullis_sessions_opened_total{how="grant"} 1"#,
             r#"portcullis_upstream_requests_total{result="answered",upstream="u"} 1"#,

@@ -98,6 +98,11 @@ impl Lower<'_, '_> {
         if login && !names.session {
             self.error(&place.key("login"), "a login route opens sessions, and there are none", "add `session`");
         }
+        let logout = raw.logout.unwrap_or(false);
+        if login && logout {
+            let label = "a route is for logins or for logouts";
+            self.error(&place.key("logout"), format!("`{}` opens sessions and ends them", place.path), label);
+        }
         let identity = match &raw.claims_to_headers {
             Some(own) => self.identity(Some(own), &place.key("claims_to_headers"), defaults.token),
             None => defaults.identity.clone(),
@@ -114,6 +119,7 @@ impl Lower<'_, '_> {
             upstream: upstream.unwrap_or(0),
             auth,
             login,
+            logout,
             forward_token: raw.forward_token.unwrap_or(false),
             identity,
             preserve_host: raw.preserve_host.unwrap_or(true),

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{DECADE, Lower, Place, SECOND};
-use crate::config::model::{Delivery, Issuer, Route, Session, TokenConfig, TokenPlace};
+use super::{DAY, DECADE, Lower, Place, SECOND};
+use crate::config::model::{Delivery, Devices, Issuer, Route, Session, TokenConfig, TokenPlace};
 use crate::config::problem::did_you_mean;
 use crate::config::{raw, units};
 use crate::token::{Algorithm, Family};
@@ -38,6 +38,7 @@ impl Lower<'_, '_> {
         self.visible(&audience, &place.key("audience"));
         let (idle_timeout, absolute_timeout) = self.session_life(raw, place);
         let (reissue_after_permille, reissue_every) = self.reissue(raw.reissue.as_ref(), &place.key("reissue"));
+        let reuse_grace = self.reuse_grace(raw.reissue.as_ref(), &place.key("reissue"));
         let (exchange, mut origins) = self.exchange(raw, place, issuers);
         let grants = raw.grants.as_ref().and_then(|grants| grants.subject_prefix.clone()).unwrap_or_default();
         if routes.iter().any(|route| route.login) {
@@ -56,10 +57,27 @@ impl Lower<'_, '_> {
             absolute_timeout,
             reissue_after_permille,
             reissue_every,
+            reuse_grace,
             exchange,
             grant_subject_prefix: grants,
             delivery,
             cookie,
+            max_per_subject: match raw.max_per_subject {
+                Some(raw::Limit::Of(count)) => Some(usize::try_from(count).unwrap_or(usize::MAX)),
+                Some(raw::Limit::None) | None => None,
+            },
+            devices: devices(raw.devices.as_ref()),
+        }
+    }
+
+    /// With `rotation: strict`, the time that a token has after its successor was first used.
+    fn reuse_grace(&mut self, raw: Option<&raw::Reissue>, place: &Place<'_>) -> Option<Duration> {
+        let raw = raw?;
+        // At least a second: requests under way when the new token arrives are nobody's theft.
+        let grace = self.duration(raw.reuse_grace.as_ref(), &place.key("reuse_grace"), SECOND..=DAY);
+        match raw.rotation {
+            Some(raw::Rotation::Strict) => Some(grace),
+            Some(raw::Rotation::Relaxed) | None => None,
         }
     }
 
@@ -181,5 +199,14 @@ impl Lower<'_, '_> {
             self.error(place, "gateway keys are published, so they cannot be secrets", label);
         }
         algorithm
+    }
+}
+
+fn devices(raw: Option<&raw::Devices>) -> Devices {
+    let max = raw.and_then(|raw| raw.max).and_then(|max| usize::try_from(max).ok());
+    Devices {
+        max: max.unwrap_or(0),
+        address: raw.and_then(|raw| raw.address).unwrap_or(true),
+        user_agent: raw.and_then(|raw| raw.user_agent).unwrap_or(true),
     }
 }

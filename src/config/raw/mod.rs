@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub(super) use value::{AlgorithmName, Count, Duration, Either, Size, Workers};
+pub(super) use value::{AlgorithmName, Count, Duration, Either, Limit, Size, Workers};
 
 /// Configuration of the Portcullis gateway. Paths are relative to the folder of this file.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -241,6 +241,9 @@ pub(super) struct Route {
     /// Whether the upstream may open sessions with `X-Session-Grant`.
     #[schemars(extend("default" = false))]
     pub(super) login: Option<bool>,
+    /// Whether a 2xx or a redirect of the upstream ends the presented session, and the token that opened it.
+    #[schemars(extend("default" = false))]
+    pub(super) logout: Option<bool>,
     /// Whether the token itself goes upstream.
     #[schemars(extend("default" = false))]
     pub(super) forward_token: Option<bool>,
@@ -398,6 +401,12 @@ pub(super) struct Session {
     /// The session cookie.
     #[schemars(extend("default" = {}))]
     pub(super) cookie: Option<Cookie>,
+    /// Open sessions of one subject at most, the oldest ended first, or `none`; 1: the last login wins.
+    #[schemars(extend("default" = "none"))]
+    pub(super) max_per_subject: Option<Limit>,
+    /// What is kept of open sessions, for their owners and for operators.
+    #[schemars(extend("default" = {}))]
+    pub(super) devices: Option<Devices>,
 }
 
 /// The gateway's own signing keys.
@@ -422,6 +431,36 @@ pub(super) struct Reissue {
     /// Requests after which it is renewed whatever its age, or `none`.
     #[schemars(extend("default" = "none"))]
     pub(super) every: Option<Count>,
+    /// What a token that has a successor in use is worth: as much as before, or the end of the session.
+    #[schemars(extend("default" = "relaxed"))]
+    pub(super) rotation: Option<Rotation>,
+    /// With `strict`: how long a token may still come after its successor was first used.
+    #[schemars(extend("default" = "10s"))]
+    pub(super) reuse_grace: Option<Duration>,
+}
+
+/// `relaxed`: a token lives until it expires. `strict`: one presented `reuse_grace` after its successor's
+/// first use was stolen, or its successor was, and the session ends.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Rotation {
+    Relaxed,
+    Strict,
+}
+
+/// What is kept of open sessions, for their owners and for operators.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Devices {
+    /// Sessions remembered at most; beyond it the one unused for longest is left out of lists, and lives on.
+    #[schemars(range(min = 1000, max = 1_000_000), extend("default" = 100_000))]
+    pub(super) max: Option<u64>,
+    /// Whether the network a session was opened from is kept: the first 24 bits of an IPv4 address, 48 of IPv6.
+    #[schemars(extend("default" = true))]
+    pub(super) address: Option<bool>,
+    /// Whether browser and system are kept, as far as `User-Agent` names known ones; never its text.
+    #[schemars(extend("default" = true))]
+    pub(super) user_agent: Option<bool>,
 }
 
 /// An issuer whose tokens open sessions.

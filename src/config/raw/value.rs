@@ -54,6 +54,13 @@ pub(in crate::config) enum Count {
     None,
 }
 
+/// A number from 1 on, or `none`.
+#[derive(Debug)]
+pub(in crate::config) enum Limit {
+    Of(u64),
+    None,
+}
+
 impl JsonSchema for Size {
     fn schema_name() -> Cow<'static, str> {
         "Size".into()
@@ -96,6 +103,31 @@ impl JsonSchema for Count {
                 { "type": "integer", "minimum": 2, "maximum": 4_294_967_295_u64 }
             ]
         })
+    }
+}
+
+impl JsonSchema for Limit {
+    fn schema_name() -> Cow<'static, str> {
+        "Limit".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "How many at most, or `none`.",
+            "anyOf": [
+                { "type": "string", "const": "none" },
+                { "type": "integer", "minimum": 1, "maximum": 1000 }
+            ]
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Limit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(_) => Ok(Self::None),
+            value => u64::deserialize(value).map(Self::Of).map_err(serde::de::Error::custom),
+        }
     }
 }
 

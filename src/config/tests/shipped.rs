@@ -61,7 +61,7 @@ fn the_defaults_are_what_the_design_says() {
     assert_eq!((upstream.idle_timeout, upstream.max_idle), (seconds(30), 64));
     let route = &config.routes[0];
     assert_eq!(route.auth, Requirement::Token(Demand::default()), "deny by default");
-    assert!(!route.login && !route.forward_token && route.preserve_host);
+    assert!(!route.login && !route.logout && !route.forward_token && route.preserve_host);
     assert_eq!((route.max_body, route.timeout), (None, None));
     assert_eq!(route.name, "/");
     let headers: Vec<String> =
@@ -81,6 +81,8 @@ fn the_defaults_are_what_the_design_says() {
     assert_eq!(session.algorithm, crate::token::Algorithm::ES256);
     assert_eq!((session.idle_timeout, session.absolute_timeout), (seconds(900), seconds(12 * 3600)));
     assert_eq!((session.reissue_after_permille, session.reissue_every), (500, None));
+    assert_eq!((session.reuse_grace, session.max_per_subject), (None, None));
+    assert_eq!(session.devices, Devices { max: 100_000, address: true, user_agent: true });
     assert_eq!((session.delivery, session.cookie.as_str()), (Delivery::Header, "__Host-session"));
     assert_eq!(config.revocation.store, StoreConfig::Sqlite(folder.path().join("data")));
     assert_eq!((config.revocation.sweep_interval, config.revocation.max_entries), (seconds(60), 20_000_000));

@@ -12,6 +12,7 @@ use super::{deny, encode, honoured, presented};
 use crate::config::Delivery;
 use crate::gate::Denial;
 use crate::proxy::answer::{self, Refusal};
+use crate::proxy::opening;
 use crate::proxy::record::Record;
 use crate::proxy::renewal;
 use crate::proxy::snapshot::Local;
@@ -42,8 +43,7 @@ pub(super) async fn answer(
         (Some(found), _) => honoured(local, record, found.token).await?,
         (None, Some(token)) => honoured(local, record, token).await?,
     };
-    let now = local.shared.clock.now();
-    let minted = sessions.exchange(renewal::parent(&local.snapshot, &verified), now).map_err(|error| match error {
+    let minted = opening::exchanged(local, sessions, &verified).map_err(|error| match error {
         ExchangeError::IssuerNotListed => deny(record, Denial::IssuerNotAllowed, Some(verified.issuer)),
         ExchangeError::MissingSubject => deny(record, Denial::MissingClaim, Some(verified.issuer)),
         ExchangeError::Mint(error) => {
@@ -51,13 +51,22 @@ pub(super) async fn answer(
             deny(record, Denial::SessionTooOld, Some(verified.issuer))
         }
     })?;
-    if minted.count_once() {
-        local.shared.metrics.session_opened(SessionOpening::Exchange);
+    let as_cookie = delivery.as_deref() == Some("cookie");
+    if as_cookie {
+        opening::fits(sessions, &minted)?;
     }
+    let device = renewal::device(&local.snapshot, record, &head.headers);
+    let entered = opening::enter(local, record, sessions, &minted, device, SessionOpening::Exchange).await;
+    entered.map_err(|refusal| match refusal {
+        Refusal::Denied(denial) => deny(record, denial, Some(verified.issuer)),
+        other => other,
+    })?;
+    let now = local.shared.clock.now();
     let body = encode(&ExchangeAnswer::new(&minted, now))?;
     let mut response = answer::json(StatusCode::OK, "application/json", body);
-    if delivery.as_deref() == Some("cookie") {
-        renewal::attach(sessions, response.headers_mut(), &minted, Delivery::Cookie, &header::COOKIE, now);
+    if as_cookie {
+        renewal::attach(sessions, response.headers_mut(), &minted, Delivery::Cookie, &header::COOKIE, now)
+            .map_err(|_| Refusal::CookieTooLarge)?;
     }
     Ok(response)
 }

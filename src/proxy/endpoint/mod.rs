@@ -14,13 +14,14 @@ use hyper::body::Incoming;
 
 use super::answer::{self, Refusal};
 use super::body::ResponseBody;
+use super::ending;
 use super::need::settle;
 use super::record::Record;
 use super::renewal;
 use super::snapshot::{Local, Snapshot};
 use crate::config::TokenPlace;
 use crate::gate::{Denial, Stage, Verified};
-use crate::session::{Sessions, origin};
+use crate::session::Sessions;
 use crate::token::present::{PresentError, Presented, present};
 
 /// One of the gateway's own endpoints.
@@ -74,7 +75,7 @@ pub(super) async fn answer(
         Endpoint::Describe => describe(local, sessions, record, head).await?,
         Endpoint::Exchange => exchange::answer(local, sessions, record, head, query, body).await?,
         Endpoint::Keys => keys(sessions),
-        Endpoint::Logout => logout::answer(local, sessions, record, head).await?,
+        Endpoint::Logout => logout::answer(local, record, head).await?,
     };
     Ok(response.map(ResponseBody::whole))
 }
@@ -94,16 +95,19 @@ fn presented<'r>(local: &'r Local, record: &Record, head: &'r Parts) -> Result<O
     let found = present(&head.headers, places).map_err(|error| match error {
         PresentError::Several | PresentError::Malformed => deny(record, Denial::MultipleTokens, None),
     })?;
-    let from_cookie = |found: &Presented<'_>| matches!(places.get(found.place), Some(TokenPlace::Cookie(_)));
-    match found {
-        Some(found) if from_cookie(&found) && !is_same_origin(head) => Err(deny(record, Denial::CrossSite, None)),
-        found => Ok(found),
+    let Some(found) = found else { return Ok(None) };
+    if matches!(places.get(found.place), Some(TokenPlace::Cookie(_))) {
+        record.cookie_borne.set(true);
+        if !ending::is_same_origin(head, authority(head)) {
+            return Err(deny(record, Denial::CrossSite, None));
+        }
     }
+    Ok(Some(found))
 }
 
-fn is_same_origin(head: &Parts) -> bool {
-    let authority = head.uri.authority().map(http::uri::Authority::as_str);
-    origin::same_origin(&head.method, &head.headers, authority.unwrap_or_else(|| origin::host(&head.headers)))
+/// The authority in a request's target, when it has one.
+fn authority(head: &Parts) -> Option<&str> {
+    head.uri.authority().map(http::uri::Authority::as_str)
 }
 
 fn deny(record: &Record, denial: Denial, issuer: Option<usize>) -> Refusal {
