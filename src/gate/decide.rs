@@ -220,8 +220,7 @@ impl Gate {
     ///
     /// The narrowest target that does.
     pub fn standing(&self, verified: &Verified) -> Result<(), Denial> {
-        let authenticated = verified.claims.authenticated;
-        match self.revocations.standing(&verified.references, verified.origin_issued, authenticated) {
+        match self.revocations.standing(&verified.references, verified.origin_issued, verified.authenticated()) {
             Standing::Good => Ok(()),
             Standing::Revoked(kind) => Err(Denial::Revoked(kind)),
             Standing::AuthenticationTooOld => Err(Denial::SessionTooOld),
@@ -240,7 +239,8 @@ impl Gate {
         if !replacements.any() {
             return Some(Cow::Borrowed(subject));
         }
-        if let Some(account) = replacements.account(&verified.claims.issuer, subject) {
+        let own = replacements.account(&verified.claims.issuer, subject);
+        if let Some(account) = own.filter(|account| **account != *subject) {
             return Some(Cow::Owned(account.to_string()));
         }
         let of_parent = || {
