@@ -5,6 +5,7 @@
 
 mod build;
 mod control;
+mod keys;
 mod signals;
 
 use std::io::Write;
@@ -132,7 +133,12 @@ impl Gateway {
         let config = loaded.config.clone();
         let metrics = Arc::new(Metrics::new());
         let map = Arc::new(RevocationMap::new(config.revocation.max_entries));
-        let parts = Parts { metrics: Arc::clone(&metrics), map: Arc::clone(&map), clock: clock.clone() };
+        let parts = Parts {
+            metrics: Arc::clone(&metrics),
+            map: Arc::clone(&map),
+            clock: clock.clone(),
+            ledger: Arc::default(),
+        };
         let snapshot = build::snapshot(&config, &parts, None).map_err(|error| failure(&error))?;
         let horizons = build::horizons(&config);
 
@@ -144,6 +150,9 @@ impl Gateway {
             let opened = opening.await.map_err(|error| Failure::of(Exit::Failed, "cannot replay the store", &error))?;
             Arc::new(opened.map_err(|error| Failure::of(Exit::Failed, "cannot replay the store", &error))?)
         };
+        // Set once, here.
+        drop(parts.ledger.set(Arc::clone(&ledger)));
+        keys::start(&snapshot, None, &ledger, clock.now()).await;
         let audit_target = config.admin.as_ref().map_or(config::LogTarget::Off, |admin| admin.audit_log.clone());
         let audit = Audit::open(&audit_target, clock.clone())
             .map_err(|error| Failure::of(Exit::Failed, "cannot open the audit log", &error))?;

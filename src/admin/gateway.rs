@@ -34,6 +34,9 @@ pub trait Gateway: Send + Sync + 'static {
     /// Makes a new key and signs with it from now on; the old ones verify until their tokens lapse.
     fn rotate_key(&self) -> Pending<'_, Result<KeyInfo, RotateError>>;
 
+    /// Brings the series up to date that tell how something stands, before they are read.
+    fn observe(&self);
+
     /// The URL of the issuer with this config name or URL; `session` is the gateway's own.
     fn issuer_url(&self, name_or_url: &str) -> Option<String>;
 

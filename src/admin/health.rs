@@ -10,6 +10,7 @@ use super::problem::Problem;
 
 /// Prometheus text format 0.0.4.
 pub(super) async fn metrics(State(api): State<Api>) -> Response {
+    api.0.gateway.observe();
     for (kind, count) in api.0.map.counts() {
         api.0.metrics.set_revocations(kind, count);
     }

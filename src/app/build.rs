@@ -1,14 +1,18 @@
 //! From a configuration to what the request path reads.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 
+use super::keys;
 use crate::cli::Exit;
 use crate::config::{Config, Issuer, KeySource};
 use crate::gate::{Gate, Kind, TrustedIssuer};
+use crate::intake::Ledger;
+use crate::keys::Published;
+use crate::keys::fetch::TrustError;
 use crate::keys::{KeySet, KeySetError};
-use crate::proxy::Snapshot;
+use crate::proxy::{Snapshot, Sources, Supplier};
 use crate::revocation::{Horizons, IssuerHorizon, OWN_ISSUER, RevocationMap};
 use crate::session::{self, Sessions};
 use crate::telemetry::{AccessLog, Metrics};
@@ -21,6 +25,8 @@ pub(super) struct Parts {
     pub(super) metrics: Arc<Metrics>,
     pub(super) map: Arc<RevocationMap>,
     pub(super) clock: Clock,
+    /// The way to the store, once it is open.
+    pub(super) ledger: Arc<OnceLock<Arc<Ledger>>>,
 }
 
 /// Why a configuration that reads well cannot be put into force.
@@ -43,6 +49,15 @@ pub(super) enum BuildError {
         /// Why each was refused.
         why: String,
     },
+    /// An issuer's keys are to be fetched, and nobody's certificates can be believed.
+    #[error("the keys of issuer `{issuer}` cannot be fetched")]
+    Trust {
+        /// The issuer's config name.
+        issuer: String,
+        /// Why.
+        #[source]
+        source: TrustError,
+    },
     /// The gateway's own keys cannot be had.
     #[error("the session keys cannot be used")]
     Sessions(#[from] session::OpenError),
@@ -54,7 +69,7 @@ pub(super) enum BuildError {
 impl BuildError {
     pub(super) const fn exit(&self) -> Exit {
         match self {
-            Self::Keys { .. } | Self::NoKeys { .. } => Exit::Config,
+            Self::Keys { .. } | Self::NoKeys { .. } | Self::Trust { .. } => Exit::Config,
             Self::Sessions(_) | Self::AccessLog(_) => Exit::Failed,
         }
     }
@@ -66,7 +81,10 @@ impl BuildError {
 ///
 /// The first issuer whose keys cannot be used.
 pub(super) fn judge_keys(config: &Config) -> Result<(), BuildError> {
-    config.issuers.iter().try_for_each(|issuer| trusted(issuer).map(drop))
+    config.issuers.iter().try_for_each(|issuer| {
+        keys::judge(issuer).map_err(|source| BuildError::Trust { issuer: issuer.name.clone(), source })?;
+        trusted(issuer, None).map(drop)
+    })
 }
 
 /// Builds a generation. What of `before` has not changed is taken over, so that sessions under way keep
@@ -88,8 +106,12 @@ pub(super) fn snapshot(config: &Config, parts: &Parts, before: Option<&Snapshot>
         }
     };
     let mut issuers = Vec::with_capacity(config.issuers.len() + 1);
+    let mut published = Vec::with_capacity(config.issuers.len() + 1);
     for issuer in &config.issuers {
-        issuers.push(trusted(issuer)?);
+        let fetched = keys::published(issuer, parts, before)
+            .map_err(|source| BuildError::Trust { issuer: issuer.name.clone(), source })?;
+        issuers.push(trusted(issuer, fetched.as_deref())?);
+        published.push(fetched);
     }
     if let Some(sessions) = &sessions {
         issuers.push(TrustedIssuer {
@@ -102,7 +124,9 @@ pub(super) fn snapshot(config: &Config, parts: &Parts, before: Option<&Snapshot>
             max_authentication_age: None,
         });
     }
-    let suppliers = issuers.iter().map(|_| None).collect();
+    published.resize(issuers.len(), None);
+    let supplier = |it: &Option<Arc<Published>>| it.clone().map(|it| -> Arc<dyn Supplier> { it });
+    let suppliers = published.iter().map(supplier).collect();
     let gate = Gate::new(issuers, config.token.max_bytes, Arc::clone(&parts.map));
     let access_log = match before.filter(|before| before.config.access_log == config.access_log) {
         Some(before) => Arc::clone(&before.access_log),
@@ -111,15 +135,41 @@ pub(super) fn snapshot(config: &Config, parts: &Parts, before: Option<&Snapshot>
             Arc::new(AccessLog::open(&config.access_log, lost).map_err(BuildError::AccessLog)?)
         }
     };
-    Ok(Snapshot::new(config.clone(), gate, suppliers, sessions, access_log, &parts.metrics))
+    let sources = Sources { suppliers, published };
+    Ok(Snapshot::new(config.clone(), gate, sources, sessions, access_log, &parts.metrics))
 }
 
-fn trusted(issuer: &Issuer) -> Result<TrustedIssuer, BuildError> {
+fn trusted(issuer: &Issuer, published: Option<&Published>) -> Result<TrustedIssuer, BuildError> {
+    let keys = match published {
+        Some(published) => published.keys(),
+        None => Arc::new(ArcSwap::from_pointee(loaded(issuer)?)),
+    };
+    Ok(TrustedIssuer {
+        name: issuer.name.clone(),
+        url: issuer.url.clone(),
+        kind: Kind::Foreign,
+        policy: Policy {
+            algorithms: issuer.algorithms.clone(),
+            types: issuer.types.clone(),
+            audiences: issuer.audiences.clone(),
+            clock_skew: issuer.clock_skew,
+            max_lifetime: issuer.max_lifetime,
+            require: issuer.require.clone(),
+        },
+        keys,
+        renewable: published.is_some(),
+        max_authentication_age: issuer.max_authentication_age,
+    })
+}
+
+/// The keys of an issuer that came with the configuration.
+fn loaded(issuer: &Issuer) -> Result<KeySet, BuildError> {
     let algorithms = &issuer.algorithms;
     let loaded = match &issuer.keys {
         KeySource::Secret(secret) => KeySet::from_secret(secret, algorithms),
         KeySource::PublicKey { pem, .. } => KeySet::from_pem(pem, algorithms),
         KeySource::Jwks { json, .. } => KeySet::from_jwks(json, algorithms, false),
+        KeySource::Published { .. } => return Ok(KeySet::unknown()),
     };
     let keys = loaded.map_err(|source| BuildError::Keys { issuer: issuer.name.clone(), source })?;
     for refused in keys.refused() {
@@ -131,22 +181,7 @@ fn trusted(issuer: &Issuer) -> Result<TrustedIssuer, BuildError> {
         let why = if why.is_empty() { "the set is empty".to_owned() } else { why.join("; ") };
         return Err(BuildError::NoKeys { issuer: issuer.name.clone(), why });
     }
-    Ok(TrustedIssuer {
-        name: issuer.name.clone(),
-        url: issuer.url.clone(),
-        kind: Kind::Foreign,
-        policy: Policy {
-            algorithms: algorithms.clone(),
-            types: issuer.types.clone(),
-            audiences: issuer.audiences.clone(),
-            clock_skew: issuer.clock_skew,
-            max_lifetime: issuer.max_lifetime,
-            require: issuer.require.clone(),
-        },
-        keys: Arc::new(ArcSwap::from_pointee(keys)),
-        renewable: false,
-        max_authentication_age: issuer.max_authentication_age,
-    })
+    Ok(keys)
 }
 
 /// The limits that say for how long a revocation must be remembered.

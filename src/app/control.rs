@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 
 use super::build::{self, Parts};
+use super::keys;
 use crate::admin::{
     Credentials, Explanation, Gateway, KeyInfo, Pending, Question, ReloadError, Reloaded, RotateError, Status,
 };
@@ -64,6 +65,7 @@ impl Control {
             let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
             ReloadError::Failed(format!("{error}{cause}"))
         })?;
+        keys::start(&snapshot, Some(&before), &self.shared.ledger, now).await;
         // A limit that is raised would let back in what was only forgotten: the cutoff comes first.
         let horizons = build::horizons(&loaded.config);
         self.shared.ledger.set_horizons(horizons).await.map_err(|error| ReloadError::Failed(error.to_string()))?;
@@ -160,6 +162,15 @@ impl Gateway for Control {
                 Err(error) => Err(RotateError::Failed(error.to_string())),
             }
         })
+    }
+
+    fn observe(&self) {
+        let now = self.shared.clock.now();
+        for published in self.shared.snapshot.load().published.iter().flatten() {
+            if let Some(fetched) = published.standing().fetched {
+                self.parts.metrics.keys(&published.issuer().name).set_age(now.since(fetched));
+            }
+        }
     }
 
     fn issuer_url(&self, name_or_url: &str) -> Option<String> {

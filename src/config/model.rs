@@ -8,6 +8,7 @@ use http::{HeaderName, Method};
 use ipnet::IpNet;
 
 use crate::gate::Requirement;
+use crate::keys::{Publication, Schedule};
 use crate::secret::Secret;
 use crate::token::Algorithm;
 
@@ -139,6 +140,17 @@ pub enum KeySource {
         path: PathBuf,
         /// Its text.
         json: String,
+    },
+    /// `jwks_url`, `discovery`: what the issuer publishes, fetched while the gateway runs.
+    Published {
+        /// Where.
+        publication: Publication,
+        /// The PEM text of the authorities to believe; none: the system's.
+        authority: Option<String>,
+        /// Whether it may come unprotected from another machine.
+        allow_http: bool,
+        /// When it is fetched, and for how long it counts.
+        schedule: Schedule,
     },
 }
 

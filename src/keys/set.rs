@@ -197,6 +197,15 @@ impl KeySet {
         self.keys.iter().any(|key| key.algorithm() == wanted.algorithm() && key.thumbprint() == wanted.thumbprint())
     }
 
+    /// Whether both sets have the same keys under the same names, in the same order.
+    #[must_use]
+    pub fn has_same_keys(&self, other: &Self) -> bool {
+        let same = |(one, two): (&Arc<VerifyingKey>, &Arc<VerifyingKey>)| {
+            one.key_id() == two.key_id() && one.algorithm() == two.algorithm() && one.thumbprint() == two.thumbprint()
+        };
+        self.keys.len() == other.keys.len() && self.keys.iter().zip(&other.keys).all(same)
+    }
+
     fn add_jwk(
         &mut self,
         members: &Map<String, Value>,

@@ -43,7 +43,7 @@ use self::opening::Login;
 pub use self::path::PathError;
 use self::record::Record;
 use self::renewal::{Earned, Logout, Renewal};
-pub use self::snapshot::{Local, Shared, Snapshot, Worker};
+pub use self::snapshot::{Local, Shared, Snapshot, Sources, Worker};
 use self::target::Target;
 use self::upstream::{ForwardError, Lease};
 use crate::config::{Route, TokenPlace};

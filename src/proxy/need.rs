@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::snapshot::Snapshot;
 use crate::gate::{Denial, Gate, Need, Stage, Unsettled};
+use crate::keys::{Published, Renewed};
 use crate::time::{Clock, Timestamp};
 
 /// How long a request waits for what its decision lacks; afterwards it is refused with 503, and whatever
@@ -35,6 +36,22 @@ pub trait Supplier: Send + Sync + fmt::Debug {
 
 /// What [`Supplier::supply`] is on the way to.
 pub type Supplied<'a> = Pin<Box<dyn Future<Output = Result<(), Denial>> + Send + 'a>>;
+
+/// An issuer's published keys: fetched anew, or found to be the latest.
+impl Supplier for Published {
+    fn supply(&self, need: Need) -> Supplied<'_> {
+        Box::pin(async move {
+            match need {
+                Need::Keys { .. } => match self.renew().await {
+                    Renewed::Current => Ok(()),
+                    Renewed::Unavailable => Err(Denial::KeysUnavailable),
+                },
+                // Nobody's tokens are bound to anything else here.
+                Need::Credential { .. } => Err(Denial::KeysUnavailable),
+            }
+        })
+    }
+}
 
 /// Gets what a decision lacked.
 ///

@@ -14,6 +14,7 @@ use super::upstream::Pool;
 use crate::config::{Config, Identity};
 use crate::gate::{Gate, TokenCache};
 use crate::intake::Ledger;
+use crate::keys::Published;
 use crate::session::{Registry, Sessions};
 use crate::telemetry::{AccessLog, Audit, DecisionMetrics, Metrics, NONE, RouteMetrics, UpstreamMetrics};
 use crate::time::Clock;
@@ -44,6 +45,8 @@ pub struct Snapshot {
     pub gate: Gate,
     /// By issuer of the gate: where what a decision lacks is had.
     pub suppliers: Vec<Option<Arc<dyn Supplier>>>,
+    /// By issuer of the gate: keys that are fetched.
+    pub published: Vec<Option<Arc<Published>>>,
     /// Which route a request takes; an index into the configuration's.
     pub(super) routes: RouteTable,
     /// What must not reach an upstream.
@@ -64,13 +67,22 @@ pub struct Snapshot {
     pub upstream_metrics: Vec<Arc<UpstreamMetrics>>,
 }
 
+/// Where what is not in the configuration itself comes from, by issuer of the gate.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// What decisions lack.
+    pub suppliers: Vec<Option<Arc<dyn Supplier>>>,
+    /// Keys that are fetched.
+    pub published: Vec<Option<Arc<Published>>>,
+}
+
 impl Snapshot {
     /// Prepares `config` for the request path.
     #[must_use]
     pub fn new(
         config: Config,
         gate: Gate,
-        suppliers: Vec<Option<Arc<dyn Supplier>>>,
+        sources: Sources,
         sessions: Option<Arc<Sessions>>,
         access_log: Arc<AccessLog>,
         metrics: &Metrics,
@@ -94,7 +106,8 @@ impl Snapshot {
             mappings,
             mapping_of,
             gate,
-            suppliers,
+            suppliers: sources.suppliers,
+            published: sources.published,
             sessions,
             access_log,
             config,

@@ -8,7 +8,7 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::{Histogram, IntCounter, IntGauge, TextEncoder};
 
 use super::series::Series;
-use super::{DecisionMetrics, RouteMetrics, UpstreamMetrics, buckets};
+use super::{DecisionMetrics, KeysMetrics, RouteMetrics, UpstreamMetrics, buckets};
 use crate::revocation::{Reason, Source, TargetKind};
 use crate::token::Algorithm;
 
@@ -100,6 +100,7 @@ pub struct Metrics {
     routes: Table<RouteMetrics>,
     issuers: Table<DecisionMetrics>,
     upstreams: Table<UpstreamMetrics>,
+    keys: Table<KeysMetrics>,
     verifications: [OnceLock<Histogram>; Algorithm::ALL.len()],
     /// `requests_in_flight`: raised when a request head was read, lowered when its response has ended.
     pub requests_in_flight: IntGauge,
@@ -140,6 +141,7 @@ impl Metrics {
             routes: Table::default(),
             issuers: Table::default(),
             upstreams: Table::default(),
+            keys: Table::default(),
             verifications: std::array::from_fn(|_| OnceLock::new()),
             requests_in_flight: series.gauge("requests_in_flight", "Requests being worked on.", &[]),
             token_cache_hits: cache("hit"),
@@ -177,6 +179,12 @@ impl Metrics {
     #[must_use]
     pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
         entry(&self.upstreams, name, || UpstreamMetrics::new(&self.series, name))
+    }
+
+    /// The series of the published keys of the issuer `name`.
+    #[must_use]
+    pub fn keys(&self, name: &str) -> Arc<KeysMetrics> {
+        entry(&self.keys, name, || KeysMetrics::new(&self.series, name))
     }
 
     /// Counts one signature check.

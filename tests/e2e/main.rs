@@ -13,6 +13,7 @@ mod drain;
 mod durability;
 mod failing_upstreams;
 mod identity;
+mod key_sources;
 mod kill;
 mod logins;
 mod messages;

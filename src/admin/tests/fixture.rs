@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -34,6 +34,7 @@ pub(crate) const ACCOUNTS: &str = "https://accounts.example/";
 pub(crate) struct FakeGateway {
     pub(crate) draining: AtomicBool,
     pub(crate) broken: AtomicBool,
+    pub(crate) metrics_read: AtomicUsize,
 }
 
 fn now() -> Timestamp {
@@ -96,6 +97,10 @@ impl Gateway for FakeGateway {
     fn rotate_key(&self) -> Pending<'_, Result<KeyInfo, RotateError>> {
         let broken = self.broken.load(Ordering::Relaxed);
         Box::pin(async move { if broken { Err(RotateError::NoSessions) } else { Ok(key()) } })
+    }
+
+    fn observe(&self) {
+        self.metrics_read.fetch_add(1, Ordering::Relaxed);
     }
 
     fn issuer_url(&self, name_or_url: &str) -> Option<String> {

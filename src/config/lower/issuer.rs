@@ -4,15 +4,20 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{DECADE, Lower, Place, SECOND, human};
+use super::{DAY, DECADE, Lower, MILLISECOND, Place, SECOND, human};
 use crate::config::model::{Issuer, KeySource};
 use crate::config::raw;
+use crate::keys::fetch::Trust;
+use crate::keys::{Endpoint, EndpointError, Publication, Schedule};
 use crate::secret::Secret;
 use crate::token::{Algorithm, Family};
 
 /// The largest tolerance between two clocks. A clock that is further off is broken, and every second
 /// of it lengthens the life of every token.
 const SKEW_MAX: Duration = Duration::from_secs(300);
+
+/// The longest that one fetch may take: others wait for it.
+const FETCH_MAX: Duration = Duration::from_secs(60);
 
 /// The name of the gateway itself among issuers.
 pub(super) const SESSION: &str = "session";
@@ -110,6 +115,9 @@ impl Lower<'_, '_> {
 
     fn keys(&mut self, raw: &raw::Keys, algorithms: &[Algorithm], place: &Place<'_>) -> Option<KeySource> {
         let hmac = algorithms.first().map(|algorithm| is_hmac(*algorithm));
+        if let Some(source) = self.published(raw, hmac, place) {
+            return source;
+        }
         match (&raw.secret, &raw.public_key_file, &raw.jwks_file) {
             (Some(secret), None, None) => {
                 let at = place.key("secret");
@@ -150,11 +158,97 @@ impl Lower<'_, '_> {
             }
             _ if place.is_damaged() => None,
             _ => {
-                let label = "exactly one of `secret`, `public_key_file`, `jwks_file`";
-                self.error(&place.at_key(), format!("`{}` must be one source", place.path), label);
+                self.not_one_source(place);
                 None
             }
         }
+    }
+
+    fn not_one_source(&mut self, place: &Place<'_>) {
+        let label = "exactly one of `secret`, `public_key_file`, `jwks_file`, `jwks_url`, `discovery`";
+        self.error(&place.at_key(), format!("`{}` must be one source", place.path), label);
+    }
+
+    /// Keys that are fetched, if the file says so; within, none when it says so wrongly.
+    fn published(&mut self, raw: &raw::Keys, hmac: Option<bool>, place: &Place<'_>) -> Option<Option<KeySource>> {
+        let in_files = raw.secret.is_some() || raw.public_key_file.is_some() || raw.jwks_file.is_some();
+        let (key, text) = match (&raw.jwks_url, &raw.discovery) {
+            (None, None) => {
+                for (key, is_there) in
+                    [("ca_file", raw.ca_file.is_some()), ("allow_http", raw.allow_http == Some(true))]
+                {
+                    if is_there {
+                        let label = "for `jwks_url` and `discovery`";
+                        let at = place.key(key).at_key();
+                        self.error(&at, format!("`{}` has nothing to do here", at.path), label);
+                    }
+                }
+                return None;
+            }
+            (Some(text), None) if !in_files => ("jwks_url", text),
+            (None, Some(text)) if !in_files => ("discovery", text),
+            _ => {
+                self.not_one_source(place);
+                return Some(None);
+            }
+        };
+        let at = place.key(key);
+        self.refuse_hmac(hmac, &at);
+        let allow_http = raw.allow_http == Some(true);
+        let endpoint = self.endpoint(text, allow_http, &at);
+        let authority = raw.ca_file.as_ref().and_then(|file| {
+            let at = place.key("ca_file");
+            let pem = self.text_file(file, &at)?;
+            if let Err(why) = Trust::only(&pem) {
+                self.error(&at, "the file has no certificate authorities", why.to_string());
+            }
+            Some(pem)
+        });
+        let schedule = self.schedule(raw, place);
+        let publication = endpoint.map(match key {
+            "jwks_url" => Publication::Jwks,
+            _ => Publication::Discovery,
+        });
+        Some(publication.map(|publication| KeySource::Published { publication, authority, allow_http, schedule }))
+    }
+
+    /// A URL that the control plane fetches from: `https`, unless nobody can listen in or it is said that
+    /// they may.
+    pub(super) fn endpoint(&mut self, text: &str, allow_http: bool, place: &Place<'_>) -> Option<Endpoint> {
+        match text.parse::<Endpoint>() {
+            Err(why) => {
+                if why == EndpointError::Credentials {
+                    self.findings.hide(place.span.clone());
+                }
+                self.error(place, format!("`{}` is not a URL to fetch from", place.path), why.to_string());
+                None
+            }
+            Ok(endpoint) if !endpoint.is_https() && !endpoint.is_loopback() && !allow_http => {
+                self.findings
+                    .error(place.span.clone(), format!("`{}` is not protected", place.path), "write `https://`")
+                    .help("whoever is between could put their own keys in; `allow_http: true` says that nobody is");
+                None
+            }
+            Ok(endpoint) => Some(endpoint),
+        }
+    }
+
+    fn schedule(&mut self, raw: &raw::Keys, place: &Place<'_>) -> Schedule {
+        let mut span = |raw, key, bounds| self.duration(raw, &place.key(key), bounds);
+        let refresh = span(raw.refresh.as_ref(), "refresh", SECOND..=DAY);
+        let cooldown = span(raw.cooldown.as_ref(), "cooldown", SECOND..=DAY);
+        let timeout = span(raw.timeout.as_ref(), "timeout", 100 * MILLISECOND..=FETCH_MAX);
+        let max_stale = span(raw.max_stale.as_ref(), "max_stale", SECOND..=30 * DAY);
+        for (key, is_wrong, label) in [
+            ("cooldown", cooldown > refresh, "at most `refresh`: it would never be that often"),
+            ("max_stale", max_stale < refresh, "at least `refresh`: the keys would lapse between two fetches"),
+        ] {
+            if is_wrong && !refresh.is_zero() && !max_stale.is_zero() {
+                let at = place.key(key);
+                self.error(&at, format!("`{}` does not fit `refresh`", at.path), label);
+            }
+        }
+        Schedule { refresh, cooldown, timeout, max_stale }
     }
 
     fn refuse_hmac(&mut self, hmac: Option<bool>, place: &Place<'_>) {

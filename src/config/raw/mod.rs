@@ -166,6 +166,30 @@ pub(super) struct Keys {
     /// An RFC 7517 key set.
     #[schemars(length(min = 1))]
     pub(super) jwks_file: Option<String>,
+    /// The URL of an RFC 7517 key set, fetched in the background.
+    #[schemars(length(min = 1), extend("examples" = ["https://accounts.example.com/jwks.json"]))]
+    pub(super) jwks_url: Option<String>,
+    /// The URL of an issuer whose metadata says where its key set is (OpenID Connect Discovery 1.0, RFC 8414).
+    #[schemars(length(min = 1), extend("examples" = ["https://accounts.example.com"]))]
+    pub(super) discovery: Option<String>,
+    /// For what is fetched: the PEM authorities to believe, instead of the system's.
+    #[schemars(length(min = 1))]
+    pub(super) ca_file: Option<String>,
+    /// For what is fetched: whether it may come unprotected from another machine.
+    #[schemars(extend("default" = false))]
+    pub(super) allow_http: Option<bool>,
+    /// For what is fetched: how often. A server that calls it fresh for less is asked sooner.
+    #[schemars(extend("default" = "5m"))]
+    pub(super) refresh: Option<Duration>,
+    /// For what is fetched: the least time between two fetches, whatever kids tokens name.
+    #[schemars(extend("default" = "30s"))]
+    pub(super) cooldown: Option<Duration>,
+    /// For what is fetched: how long one fetch may take.
+    #[schemars(extend("default" = "5s"))]
+    pub(super) timeout: Option<Duration>,
+    /// For what is fetched: how old the last good set may be and still count, when its server is down.
+    #[schemars(extend("default" = "24h"))]
+    pub(super) max_stale: Option<Duration>,
 }
 
 /// Where tokens are looked for.
