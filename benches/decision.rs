@@ -59,6 +59,7 @@ fn gate(algorithm: Algorithm, keys: KeySet) -> Gate {
         keys: Arc::new(ArcSwap::from_pointee(keys)),
         renewable: false,
         max_authentication_age: None,
+        credentials: None,
     };
     Gate::new(vec![issuer], 8192, Arc::new(RevocationMap::new(1000)))
 }

@@ -5,6 +5,7 @@
 
 mod build;
 mod control;
+mod credentials;
 mod keys;
 mod signals;
 

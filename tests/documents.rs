@@ -10,6 +10,7 @@ const DOCUMENTS: &[&str] = &[
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "docs/operations.md",
+    "docs/per-subject-keys.md",
     "docs/proxy.md",
     "docs/requirements.md",
     "docs/revocation.md",
@@ -65,6 +66,10 @@ issuers:
     keys: { secret: { file: secret } }
 upstreams: { shop: { servers: [http://127.0.0.1:3000] } }
 ";
+    if shown.starts_with("issuers:") {
+        let rest = base.split_once("issuers:").map_or(base, |(before, _)| before);
+        return format!("{rest}upstreams: {{ shop: {{ servers: [http://127.0.0.1:3000] }} }}\n{shown}");
+    }
     let routes = if shown.contains("routes:") { "" } else { "routes: [{ match: { path: / }, upstream: shop }]\n" };
     format!("{base}{routes}{shown}")
 }
@@ -73,6 +78,9 @@ upstreams: { shop: { servers: [http://127.0.0.1:3000] } }
 fn configurations_in_the_documents_are_accepted() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("secret"), "0123456789abcdef0123456789abcdef0123456789abcdef").unwrap();
+    fs::create_dir(folder.path().join("secrets")).unwrap();
+    fs::write(folder.path().join("secrets/base"), "0123456789abcdef0123456789abcdef0123456789abcdef").unwrap();
+    fs::write(folder.path().join("secrets/database"), "postgres://portcullis:x@db.internal:5432/users").unwrap();
     let mut seen = 0;
     for document in DOCUMENTS.iter().filter(|document| document.starts_with("docs/")) {
         for shown in between(&read(document), "```yaml\n", "```") {

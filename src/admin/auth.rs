@@ -177,6 +177,10 @@ impl Attempt {
             _ if path.starts_with("/v1/subjects/") && path.ends_with("/replace") => {
                 if *request.method() == Method::DELETE { "undo_replacement" } else { "replace_subject" }
             }
+            _ if path.starts_with("/v1/subjects/") && path.ends_with("/credential") => match *request.method() {
+                Method::DELETE => "drop_credential",
+                _ => "put_credential",
+            },
             _ => "unknown",
         };
         Some(Self { action, path: path.chars().take(512).collect() })

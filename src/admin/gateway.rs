@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use http::{HeaderMap, Method};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::gate::Denial;
+use crate::keys::subject;
 use crate::revocation::Target;
 use crate::time::Timestamp;
 
@@ -36,6 +38,9 @@ pub trait Gateway: Send + Sync + 'static {
 
     /// Brings the series up to date that tell how something stands, before they are read.
     fn observe(&self);
+
+    /// The credentials that the tokens of the issuer with this URL hang on, if they do.
+    fn subject_credentials(&self, issuer_url: &str) -> Option<Arc<subject::Credentials>>;
 
     /// The URL of the issuer with this config name or URL; `session` is the gateway's own.
     fn issuer_url(&self, name_or_url: &str) -> Option<String>;

@@ -7,6 +7,7 @@
 
 mod auth;
 mod body;
+mod credentials;
 mod gateway;
 mod health;
 mod listener;
@@ -23,7 +24,7 @@ use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use axum::Router;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use http::StatusCode;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -133,6 +134,7 @@ impl Api {
             .route("/v1/revocations/{id}", get(records::find).delete(records::lift))
             .route("/v1/subjects/{issuer}/{subject}", get(subjects::show))
             .route("/v1/subjects/{issuer}/{subject}/replace", post(subjects::replace).delete(subjects::undo))
+            .route("/v1/subjects/{issuer}/{subject}/credential", put(credentials::put).delete(credentials::delete))
             .route("/v1/explain", post(operations::explain))
             .route("/v1/status", get(operations::status))
             .route("/v1/config", get(operations::config))

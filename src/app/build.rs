@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 
+use super::credentials::{self, CredentialSupplier};
 use super::keys;
 use crate::cli::Exit;
 use crate::config::{Config, Issuer, KeySource};
@@ -11,6 +12,7 @@ use crate::gate::{Gate, Kind, TrustedIssuer};
 use crate::intake::Ledger;
 use crate::keys::Published;
 use crate::keys::fetch::TrustError;
+use crate::keys::subject::PostgresError;
 use crate::keys::{KeySet, KeySetError};
 use crate::proxy::{Snapshot, Sources, Supplier};
 use crate::revocation::{Horizons, IssuerHorizon, OWN_ISSUER, RevocationMap};
@@ -49,6 +51,15 @@ pub(super) enum BuildError {
         /// Why each was refused.
         why: String,
     },
+    /// The credentials of an issuer's subjects cannot be asked for.
+    #[error("the credentials of issuer `{issuer}` cannot be asked for")]
+    Credentials {
+        /// The issuer's config name.
+        issuer: String,
+        /// Why.
+        #[source]
+        source: PostgresError,
+    },
     /// An issuer's keys are to be fetched, and nobody's certificates can be believed.
     #[error("the keys of issuer `{issuer}` cannot be fetched")]
     Trust {
@@ -69,7 +80,7 @@ pub(super) enum BuildError {
 impl BuildError {
     pub(super) const fn exit(&self) -> Exit {
         match self {
-            Self::Keys { .. } | Self::NoKeys { .. } | Self::Trust { .. } => Exit::Config,
+            Self::Keys { .. } | Self::NoKeys { .. } | Self::Trust { .. } | Self::Credentials { .. } => Exit::Config,
             Self::Sessions(_) | Self::AccessLog(_) => Exit::Failed,
         }
     }
@@ -110,7 +121,8 @@ pub(super) fn snapshot(config: &Config, parts: &Parts, before: Option<&Snapshot>
     for issuer in &config.issuers {
         let fetched = keys::published(issuer, parts, before)
             .map_err(|source| BuildError::Trust { issuer: issuer.name.clone(), source })?;
-        issuers.push(trusted(issuer, fetched.as_deref())?);
+        let credentials = credentials::open(issuer, parts, before)?;
+        issuers.push(TrustedIssuer { credentials, ..trusted(issuer, fetched.as_deref())? });
         published.push(fetched);
     }
     if let Some(sessions) = &sessions {
@@ -122,11 +134,11 @@ pub(super) fn snapshot(config: &Config, parts: &Parts, before: Option<&Snapshot>
             keys: sessions.key_set(),
             renewable: false,
             max_authentication_age: None,
+            credentials: None,
         });
     }
     published.resize(issuers.len(), None);
-    let supplier = |it: &Option<Arc<Published>>| it.clone().map(|it| -> Arc<dyn Supplier> { it });
-    let suppliers = published.iter().map(supplier).collect();
+    let suppliers = issuers.iter().zip(&published).map(|(issuer, keys)| supplier(issuer, keys.clone())).collect();
     let gate = Gate::new(issuers, config.token.max_bytes, Arc::clone(&parts.map));
     let access_log = match before.filter(|before| before.config.access_log == config.access_log) {
         Some(before) => Arc::clone(&before.access_log),
@@ -137,6 +149,15 @@ pub(super) fn snapshot(config: &Config, parts: &Parts, before: Option<&Snapshot>
     };
     let sources = Sources { suppliers, published };
     Ok(Snapshot::new(config.clone(), gate, sources, sessions, access_log, &parts.metrics))
+}
+
+/// Who gets what decisions about an issuer's tokens lack.
+fn supplier(issuer: &TrustedIssuer, published: Option<Arc<Published>>) -> Option<Arc<dyn Supplier>> {
+    let keys = published.map(|it| -> Arc<dyn Supplier> { it });
+    match &issuer.credentials {
+        None => keys,
+        Some(credentials) => Some(Arc::new(CredentialSupplier { credentials: Arc::clone(credentials), keys })),
+    }
 }
 
 fn trusted(issuer: &Issuer, published: Option<&Published>) -> Result<TrustedIssuer, BuildError> {
@@ -159,6 +180,7 @@ fn trusted(issuer: &Issuer, published: Option<&Published>) -> Result<TrustedIssu
         keys,
         renewable: published.is_some(),
         max_authentication_age: issuer.max_authentication_age,
+        credentials: None,
     })
 }
 
@@ -166,6 +188,7 @@ fn trusted(issuer: &Issuer, published: Option<&Published>) -> Result<TrustedIssu
 fn loaded(issuer: &Issuer) -> Result<KeySet, BuildError> {
     let algorithms = &issuer.algorithms;
     let loaded = match &issuer.keys {
+        KeySource::PerSubject => Ok(KeySet::from_keys(Vec::new())),
         KeySource::Secret(secret) => KeySet::from_secret(secret, algorithms),
         KeySource::PublicKey { pem, .. } => KeySet::from_pem(pem, algorithms),
         KeySource::Jwks { json, .. } => KeySet::from_jwks(json, algorithms, false),
@@ -176,7 +199,7 @@ fn loaded(issuer: &Issuer) -> Result<KeySet, BuildError> {
         let key_id = refused.key_id.as_deref().unwrap_or("none");
         tracing::warn!(issuer = issuer.name, key_id, why = %refused.why, "a key is not used");
     }
-    if keys.keys().is_empty() {
+    if keys.keys().is_empty() && !matches!(issuer.keys, KeySource::PerSubject) {
         let why: Vec<_> = keys.refused().iter().map(|refused| refused.why.to_string()).collect();
         let why = if why.is_empty() { "the set is empty".to_owned() } else { why.join("; ") };
         return Err(BuildError::NoKeys { issuer: issuer.name.clone(), why });

@@ -13,6 +13,7 @@ use crate::admin::{
 };
 use crate::config::{self, Loaded};
 use crate::gate::Denial;
+use crate::keys::subject;
 use crate::proxy::{Shared, explain, settle};
 use crate::revocation::{Target, TargetKind};
 use crate::session::KeyState;
@@ -171,6 +172,11 @@ impl Gateway for Control {
                 self.parts.metrics.keys(&published.issuer().name).set_age(now.since(fetched));
             }
         }
+    }
+
+    fn subject_credentials(&self, issuer_url: &str) -> Option<Arc<subject::Credentials>> {
+        let snapshot = self.shared.snapshot.load();
+        snapshot.gate.issuers().iter().find(|issuer| issuer.url == issuer_url)?.credentials.clone()
     }
 
     fn issuer_url(&self, name_or_url: &str) -> Option<String> {

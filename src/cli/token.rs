@@ -1,6 +1,7 @@
-//! `portcullis token`: verify, decode and mint tokens offline, without a gateway.
+//! `portcullis token`: verify, decode and mint tokens offline, without a gateway, and derive per-subject keys.
 
 mod decode;
+mod derive;
 mod mint;
 mod verify;
 
@@ -34,6 +35,8 @@ pub enum TokenCommand {
     Verify(verify::VerifyArgs),
     /// Show what a token says, without checking its signature
     Decode(decode::DecodeArgs),
+    /// Show the credential fingerprint of a subject, and its key: what a login service computes
+    Derive(derive::DeriveArgs),
     /// Sign a token, for tests and demonstrations
     Mint(mint::MintArgs),
 }
@@ -50,7 +53,8 @@ pub fn run(
     let done = match &args.command {
         TokenCommand::Verify(args) => verify::run(args, stdin, stdout, stderr),
         TokenCommand::Decode(args) => decode::run(args, stdin, stdout, stderr),
-        TokenCommand::Mint(args) => mint::run(args, now, stdout),
+        TokenCommand::Derive(args) => derive::run(args, stdin, stdout),
+        TokenCommand::Mint(args) => mint::run(args, now, stdin, stdout),
     };
     match done {
         Ok(code) => code,

@@ -12,9 +12,8 @@ use super::problem::{Findings, did_you_mean, nearest};
 use super::tree::{Entry, Kind, Node, Scalar};
 
 /// Keys that the design has and this release has not: a clearer answer than "unknown".
-const LATER: [(&str, &str); 7] = [
+const LATER: [(&str, &str); 6] = [
     ("Root", "cluster"),
-    ("Keys", "per_subject"),
     ("Listener", "tls"),
     ("Reissue", "rotation"),
     ("Session", "max_per_subject"),

@@ -117,7 +117,8 @@ fn redacted(yaml: &serde_yaml::Value) -> serde_json::Value {
         match value {
             Value::Object(members) => {
                 for (name, member) in members {
-                    if name == "secret" {
+                    // A URL that is somewhere else has a password.
+                    if matches!(name.as_str(), "secret" | "base_secret") || name == "url" && member.is_object() {
                         *member = Value::String("[redacted]".to_owned());
                     } else {
                         hide(member);

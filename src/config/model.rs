@@ -8,6 +8,7 @@ use http::{HeaderName, Method};
 use ipnet::IpNet;
 
 use crate::gate::Requirement;
+use crate::keys::subject::Terms;
 use crate::keys::{Publication, Schedule};
 use crate::secret::Secret;
 use crate::token::Algorithm;
@@ -118,6 +119,8 @@ pub struct Issuer {
     pub cutoff_margin: Duration,
     /// The issuer states `auth_time`, and no token older than this since authentication is honoured.
     pub max_authentication_age: Option<Duration>,
+    /// What its tokens hang on besides a signature: the current credentials of its subjects.
+    pub credentials: Option<Terms>,
     /// Put before `sub` in sessions opened with its tokens.
     pub subject_prefix: String,
 }
@@ -125,6 +128,8 @@ pub struct Issuer {
 /// Where an issuer's keys come from; the text is read when the config is loaded.
 #[derive(Clone, Debug)]
 pub enum KeySource {
+    /// `per_subject`: each subject has a key of its own, out of [`Issuer::credentials`].
+    PerSubject,
     /// `secret`: one HMAC key.
     Secret(Secret),
     /// `public_key_file`: a PEM public key or certificate.

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cache::Remembered;
+use super::credential::{held_by_claim, subject_signer};
 use super::issuer::{Kind, TrustedIssuer};
 use super::requirement::Facts;
-use super::verified::{self, Verified};
+use super::verified::{self, Held, Verified};
 use super::{Demand, Denial, Need, TokenCache, Unenforced, Unsettled};
 use crate::keys::VerifyingKey;
+use crate::keys::subject::Binding;
 use crate::revocation::{RevocationMap, Standing};
 use crate::session::Open;
 use crate::time::Timestamp;
@@ -156,6 +158,7 @@ impl Gate {
             }
             refuse(denial)
         })?;
+        self.credential(&entry.verified, now)?;
         if entry.judged_at.get() != epoch || now >= entry.good_until.get() {
             let good_until = self.judge_again(&entry.verified, now).inspect_err(|unsettled| {
                 if matches!(unsettled, Unsettled::Denied(Stage { denial: Denial::UnknownKey, .. })) {
@@ -191,6 +194,7 @@ impl Gate {
     /// The reason it is no longer honoured for; or what must be had first.
     pub fn still_honoured(&self, verified: &Verified, now: Timestamp) -> Result<(), Unsettled> {
         self.in_time(verified, now).map_err(|denial| Stage { denial, issuer: Some(verified.issuer) })?;
+        self.credential(verified, now)?;
         self.judge_again(verified, now).map(drop)
     }
 
@@ -316,7 +320,9 @@ impl Gate {
         if now >= keys.until() {
             return Err(Unsettled::Needs(Need::Keys { issuer: index }));
         }
-        if !keys.contains(&verified.key) {
+        // The key of a subject is in no set; whether it counts is what its credential says.
+        let of_subject = matches!(issuer.credentials.as_ref().map(|it| it.binding()), Some(Binding::Key(_)));
+        if !of_subject && !keys.contains(&verified.key) {
             return Err(refuse(Denial::UnknownKey).into());
         }
         self.standing(verified).map_err(refuse)?;
@@ -338,11 +344,17 @@ impl Gate {
         if times == Times::Right {
             issuer.policy.check_times(&jws.claims, now).map_err(|error| refuse(error.into()))?;
         }
-        let key = signer(index, issuer, &jws, now)?;
+        let (key, held) = match &issuer.credentials {
+            Some(credentials) if matches!(credentials.binding(), Binding::Key(_)) => {
+                let (key, held) = subject_signer(index, credentials, &jws, now)?;
+                (key, Some(held))
+            }
+            _ => (signer(index, issuer, &jws, now)?, None),
+        };
         // The signature is good: claims may be believed.
         issuer.policy.check_claims(&jws.claims).map_err(|error| refuse(error.into()))?;
         let name = jws.name();
-        Ok(self.describe(index, issuer, jws.claims, name, key).map_err(refuse)?)
+        Ok(self.describe(index, issuer, jws.claims, name, (key, held)).map_err(refuse)?)
     }
 
     fn describe(
@@ -351,7 +363,7 @@ impl Gate {
         issuer: &TrustedIssuer,
         claims: crate::token::Claims,
         name: String,
-        key: Arc<VerifyingKey>,
+        (key, held): (Arc<VerifyingKey>, Option<Held>),
     ) -> Result<Verified, Denial> {
         let lineage = match issuer.kind {
             Kind::Foreign => None,
@@ -372,6 +384,12 @@ impl Gate {
             (Some(age), Some(at)) => Some(at.plus(age).plus(authority.policy.clock_skew)),
             (Some(_), None) => return Err(Denial::MissingClaim),
         };
+        let held = match (held, &lineage, origin_issuer) {
+            (Some(held), _, _) => Some(held),
+            (None, Some(lineage), Some(origin)) => self.held_by_session(lineage, origin)?,
+            (None, Some(_), None) => None,
+            (None, None, _) => held_by_claim(index, issuer, &claims)?,
+        };
         let targets = verified::targets(&claims, lineage.as_ref(), &name, key.thumbprint());
         Ok(Verified {
             issuer: index,
@@ -380,6 +398,7 @@ impl Gate {
             from: claims.not_before.unwrap_or(claims.issued).max(claims.issued).minus(skew),
             until: claims.expires.plus(skew),
             authentication_until,
+            held,
             references: verified::references(&self.revocations, &targets),
             claims,
             lineage,

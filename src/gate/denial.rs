@@ -47,6 +47,8 @@ pub enum Denial {
     /// A cutoff on `auth_time` is in force and the token has none, or its authentication is older than
     /// the issuer's `max_authentication_age`.
     SessionTooOld,
+    /// The subject's credential is not the one that the token, or the one that opened its session, hangs on.
+    CredentialChanged,
     /// The route demands scopes that the token lacks; they are named to the caller (RFC 6750 §3.1).
     InsufficientScope(String),
     /// The route demands claim values that the token lacks.
@@ -93,6 +95,7 @@ impl Denial {
             Self::Revoked(TargetKind::Issuer) => "revoked_issuer",
             Self::Revoked(TargetKind::All) => "revoked_all",
             Self::SessionTooOld => "session_too_old",
+            Self::CredentialChanged => "credential_changed",
             Self::InsufficientScope(_) => "insufficient_scope",
             Self::ClaimMismatch => "claim_mismatch",
             Self::InsufficientUserAuthentication { .. } => "insufficient_user_authentication",

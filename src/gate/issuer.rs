@@ -6,6 +6,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::keys::KeySet;
+use crate::keys::subject::Credentials;
 use crate::token::Policy;
 
 /// Whose tokens an issuer's are.
@@ -35,4 +36,7 @@ pub struct TrustedIssuer {
     pub renewable: bool,
     /// The oldest authentication honoured; sessions opened with its tokens are held to it too.
     pub max_authentication_age: Option<Duration>,
+    /// The current credentials of its subjects, when its tokens hang on them. Whoever drops one bumps the
+    /// revocation epoch afterwards.
+    pub credentials: Option<Arc<Credentials>>,
 }

@@ -6,6 +6,7 @@
 //! signature was good; it never remembers standing, time or a route's demand.
 
 mod cache;
+mod credential;
 mod decide;
 mod denial;
 mod issuer;

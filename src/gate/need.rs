@@ -49,6 +49,12 @@ impl From<Stage> for Unsettled {
     }
 }
 
+impl From<Need> for Unsettled {
+    fn from(need: Need) -> Self {
+        Self::Needs(need)
+    }
+}
+
 impl From<Denial> for Unsettled {
     fn from(denial: Denial) -> Self {
         Self::Denied(denial.into())
@@ -127,6 +133,7 @@ mod tests {
             keys: Arc::clone(&keys),
             renewable,
             max_authentication_age: None,
+            credentials: None,
         };
         let map = Arc::new(RevocationMap::new(10));
         World { gate: Gate::new(vec![issuer], 8192, Arc::clone(&map)), keys, map, cache: TokenCache::new(1 << 20) }

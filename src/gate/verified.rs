@@ -34,11 +34,30 @@ pub struct Verified {
     pub until: Timestamp,
     /// From when on its authentication is too old for its issuer.
     pub authentication_until: Option<Timestamp>,
+    /// The credential it hangs on: its own subject's, or for a session its parent's.
+    pub(super) held: Option<Held>,
     /// What revocations can name it by, as the map knows them.
     pub(super) references: Box<[TargetRef]>,
 }
 
+/// A credential that a token hangs on: it is honoured while this is the subject's current one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    /// Index of the issuer whose subject it is.
+    pub(super) issuer: usize,
+    /// The subject, as that issuer names it.
+    pub(super) subject: Box<str>,
+    /// Its fingerprint.
+    pub(super) fingerprint: Box<str>,
+}
+
 impl Verified {
+    /// The fingerprint of the credential that it hangs on.
+    #[must_use]
+    pub fn credential(&self) -> Option<&str> {
+        self.held.as_ref().map(|held| &*held.fingerprint)
+    }
+
     /// Every target it belongs to: its own and its parent's, narrowest first within each.
     #[must_use]
     pub fn targets(&self) -> Vec<Target> {

@@ -8,6 +8,7 @@
 //! Keys that an issuer publishes are fetched in the background ([`Published`]): a decision reads what is in
 //! memory, and says so when that is not enough.
 
+mod credential;
 mod endpoint;
 pub mod fetch;
 mod fit;
@@ -17,9 +18,11 @@ mod publication;
 mod published;
 mod set;
 mod signing;
+pub mod subject;
 mod thumbprint;
 mod verifying;
 
+pub use credential::{Credential, DEAF_TTL, FLIGHTS_MAX, Known, Lifetimes};
 pub use endpoint::{Endpoint, EndpointError};
 pub use fit::Unfit;
 pub use publication::{Publication, RefreshError};

@@ -232,6 +232,7 @@ const fn denial_status(denial: &Denial) -> StatusCode {
         | Denial::LifetimeTooLong
         | Denial::Revoked(_)
         | Denial::SessionTooOld
+        | Denial::CredentialChanged
         | Denial::InsufficientUserAuthentication { .. } => StatusCode::UNAUTHORIZED,
     }
 }
@@ -258,6 +259,7 @@ const fn denial_detail(denial: &Denial) -> &'static str {
         Denial::IssuedInFuture => "the token was issued in the future",
         Denial::LifetimeTooLong => "the token lives too long",
         Denial::Revoked(_) => "the token was revoked",
+        Denial::CredentialChanged => "the credentials of the account have changed",
         Denial::SessionTooOld => "a new login is needed",
         Denial::InsufficientScope(_) => "the token lacks a scope",
         Denial::ClaimMismatch => "the token does not meet this route's conditions",

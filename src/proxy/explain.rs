@@ -9,7 +9,7 @@ use super::snapshot::Snapshot;
 use super::{path, target};
 use crate::admin::{Explanation, Question, Step};
 use crate::config::TokenPlace;
-use crate::gate::{Denial, Requirement, TokenCache, Verified};
+use crate::gate::{Denial, Gate, Requirement, TokenCache, Verified};
 use crate::session::origin;
 use crate::time::{Clock, Timestamp};
 use crate::token::Compact;
@@ -21,7 +21,8 @@ pub async fn explain(snapshot: &Snapshot, question: &Question, clock: &Clock) ->
     let now = clock.now();
     if let Ok(Some(presented)) = present(&question.headers, &snapshot.config.token.from) {
         // Only to have what is needed: what comes of it is told below, step by step.
-        drop(settle(snapshot, clock, now, |gate, now| gate.verify(presented.token, now)).await);
+        let all = |gate: &Gate, now| gate.still_honoured(&gate.verify(presented.token, now)?, now);
+        drop(settle(snapshot, clock, now, all).await);
     }
     let now = clock.now();
     let mut told = Explanation {
@@ -90,6 +91,7 @@ fn walk(snapshot: &Snapshot, question: &Question, now: Timestamp, told: &mut Exp
     gate.in_time(&verified, now).map_err(|denial| told.deny("times", denial))?;
     told.pass("times", format!("good until {}", verified.until));
     gate.standing(&verified).map_err(|denial| told.deny("standing", denial))?;
+    gate.credential(&verified, now).map_err(|it| told.deny("standing", refusal(it)))?;
     told.pass("standing", format!("no revocation in force for any of its {} targets", told.targets.len()));
     // A cache of its own, so that asking changes nothing that requests see.
     let cache = TokenCache::new(0);

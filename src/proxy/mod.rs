@@ -429,7 +429,8 @@ fn refuse(local: &Local, record: &mut Record, refusal: &Refusal) -> Response<Res
     let config = &local.snapshot.config;
     let context = Context { realm: &config.token.realm, request_id: record.request_id() };
     let mut response = refusal.response(context);
-    if record.cookie_borne.get() && matches!(refusal, Refusal::Denied(Denial::Revoked(_))) {
+    let over = matches!(refusal, Refusal::Denied(Denial::Revoked(_) | Denial::CredentialChanged));
+    if record.cookie_borne.get() && over {
         renewal::clear_cookie(&local.snapshot, response.headers_mut());
     }
     response.map(ResponseBody::whole)

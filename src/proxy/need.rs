@@ -1,8 +1,9 @@
 //! What a decision lacked, and where it is had: the one place that waits for it.
 //!
 //! The gate decides without waiting. When it cannot ([`Unsettled::Needs`]), what it lacks is had from the
-//! issuer's [`Supplier`], once, within [`PATIENCE`], and the question is asked again with a fresh `now`.
-//! What is lacking still is a refusal.
+//! issuer's [`Supplier`] within [`PATIENCE`], and the question is asked again with a fresh `now`.
+//! What is lacking still is a refusal. A decision may lack two things, one after the other: an issuer's
+//! keys, and then the credential of a subject.
 
 use std::fmt;
 use std::pin::Pin;
@@ -18,6 +19,10 @@ use crate::time::{Clock, Timestamp};
 /// How long a request waits for what its decision lacks; afterwards it is refused with 503, and whatever
 /// was under way goes on for those who come later. Suppliers have shorter limits of their own.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often one decision may lack something: its keys, its credential, and that again when it was dropped
+/// just after it was had, because it has changed. Whoever is still not done then comes again.
+const NEEDS_MAX: usize = 4;
 
 /// Gets what decisions about one issuer's tokens lack.
 ///
@@ -63,7 +68,7 @@ async fn supply(snapshot: &Snapshot, need: Need) -> Result<(), Denial> {
     timeout(PATIENCE, supplier.supply(need)).await.unwrap_or(Err(Denial::KeysUnavailable))
 }
 
-/// Asks the gate, and once more if it lacks something that can be had.
+/// Asks the gate, and again for each thing it lacks that can be had.
 ///
 /// # Errors
 ///
@@ -75,14 +80,24 @@ pub async fn settle<T>(
     ask: impl Fn(&Gate, Timestamp) -> Result<T, Unsettled>,
 ) -> Result<T, Stage> {
     let gate = &snapshot.gate;
-    let need = match ask(gate, now) {
-        Ok(answer) => return Ok(answer),
-        Err(Unsettled::Denied(stage)) => return Err(stage),
-        Err(Unsettled::Needs(need)) => need,
-    };
-    let issuer = Some(need.issuer());
-    // In a box: it is rare, and must not make every request's future larger.
-    Box::pin(supply(snapshot, need)).await.map_err(|denial| Stage { denial, issuer })?;
-    let now = clock.now();
-    ask(gate, now).map_err(|unsettled| gate.refusal(unsettled, now))
+    let mut now = now;
+    let mut answer = ask(gate, now);
+    let mut had_keys = false;
+    for _ in 0..NEEDS_MAX {
+        let need = match answer {
+            // Keys that were had and do not fit do not exist.
+            Err(Unsettled::Needs(need)) if !(had_keys && matches!(need, Need::Keys { .. })) => need,
+            settled => {
+                answer = settled;
+                break;
+            }
+        };
+        had_keys |= matches!(need, Need::Keys { .. });
+        let issuer = Some(need.issuer());
+        // In a box: it is rare, and must not make every request's future larger.
+        Box::pin(supply(snapshot, need)).await.map_err(|denial| Stage { denial, issuer })?;
+        now = clock.now();
+        answer = ask(gate, now);
+    }
+    answer.map_err(|unsettled| gate.refusal(unsettled, now))
 }

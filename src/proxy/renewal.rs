@@ -161,7 +161,10 @@ async fn renew(
     let judged = settle(snapshot, clock, clock.now(), |gate, now| gate.still_honoured(&bearer.verified, now));
     if let Err(stage) = judged.await {
         metrics.reissued(ReissueResult::Refused);
-        if matches!((&stage.denial, credential), (Denial::Revoked(_), TokenPlace::Cookie(_))) {
+        if matches!(
+            (&stage.denial, credential),
+            (Denial::Revoked(_) | Denial::CredentialChanged, TokenPlace::Cookie(_))
+        ) {
             clear_cookie(snapshot, headers);
         }
         return Ok(());
@@ -258,6 +261,7 @@ pub(super) fn parent<'v>(snapshot: &'v Snapshot, verified: &'v Verified) -> Pare
         token_name: &verified.name,
         key_thumbprint: verified.key.thumbprint(),
         subject_prefix: issuer.map_or("", |issuer| issuer.subject_prefix.as_str()),
+        credential: verified.credential(),
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Parent<'a> {
     pub key_thumbprint: &'a str,
     /// Put before its `sub`.
     pub subject_prefix: &'a str,
+    /// The fingerprint of the credential that it hangs on; without one, what its `cfp` says is kept.
+    pub credential: Option<&'a str>,
 }
 
 /// Why a token opened no session. Read as "failed to exchange the token: {self}".
@@ -131,7 +133,7 @@ impl Parent<'_> {
     }
 
     fn credential(&self) -> Option<&str> {
-        self.claims.all.get("cfp").and_then(Value::as_str)
+        self.credential.or_else(|| self.claims.all.get("cfp").and_then(Value::as_str))
     }
 
     fn is_origin_of(&self, minted: &Minted) -> bool {

@@ -70,6 +70,7 @@ pub(super) fn parent(claims: &Claims) -> Parent<'_> {
         issuer_index: 0,
         claims,
         token_name: claims.id.as_deref().unwrap_or("sha256:none"),
+        credential: None,
         key_thumbprint: "foreign-key",
         subject_prefix: "acc:",
     }

@@ -9,7 +9,7 @@ use crate::gate::Denial;
 use crate::revocation::TargetKind;
 
 /// Every reason of [`Denial::reason`], at the place that [`place`] gives it.
-const REASONS: [&str; 30] = [
+const REASONS: [&str; 31] = [
     "missing_token",
     "multiple_tokens",
     "malformed_token",
@@ -40,6 +40,7 @@ const REASONS: [&str; 30] = [
     "cross_site",
     "keys_unavailable",
     "insufficient_user_authentication",
+    "credential_changed",
 ];
 
 /// The decisions about tokens of one issuer, or about requests without a known one.
@@ -119,6 +120,7 @@ const fn place(denial: &Denial) -> usize {
         Denial::CrossSite => 27,
         Denial::KeysUnavailable => 28,
         Denial::InsufficientUserAuthentication { .. } => 29,
+        Denial::CredentialChanged => 30,
     }
 }
 
@@ -152,6 +154,7 @@ mod tests {
             Denial::CrossSite,
             Denial::KeysUnavailable,
             Denial::InsufficientUserAuthentication { max_age: Some(60), acr_values: "secret level".to_owned() },
+            Denial::CredentialChanged,
         ];
         all.extend(TargetKind::ALL.map(Denial::Revoked));
         all

@@ -7,6 +7,7 @@
 mod bad_tokens;
 mod commands;
 mod control;
+mod credentials;
 mod delivery;
 mod demands;
 mod drain;
@@ -15,6 +16,7 @@ mod failing_upstreams;
 mod identity;
 mod key_sources;
 mod kill;
+mod login_services;
 mod logins;
 mod messages;
 mod metrics;

@@ -377,6 +377,7 @@ impl World {
                 token_name: &verified.name,
                 key_thumbprint: verified.key.thumbprint(),
                 subject_prefix: self.issuers[verified.issuer].prefix,
+                credential: verified.credential(),
             };
             self.sessions.exchange(parent, now).ok()
         };
@@ -696,6 +697,7 @@ fn gate(
             keys: Arc::clone(keys),
             renewable: false,
             max_authentication_age: known.oldest.map(span),
+            credentials: None,
         });
     }
     issuers.push(TrustedIssuer {
@@ -706,6 +708,7 @@ fn gate(
         keys: sessions.key_set(),
         renewable: false,
         max_authentication_age: None,
+        credentials: None,
     });
     Gate::new(issuers, 8192, Arc::clone(map))
 }

@@ -20,6 +20,8 @@ use crate::admin::{
 use crate::config::{AdminToken, LogTarget, Role};
 use crate::gate::Denial;
 use crate::intake::Ledger;
+use crate::keys::Lifetimes;
+use crate::keys::subject::{Binding, Credentials, Source, Terms};
 use crate::revocation::{Horizons, IssuerHorizon, RevocationMap, Target, TargetKind};
 use crate::secret::Secret;
 use crate::store::Store;
@@ -101,6 +103,17 @@ impl Gateway for FakeGateway {
 
     fn observe(&self) {
         self.metrics_read.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn subject_credentials(&self, issuer_url: &str) -> Option<Arc<Credentials>> {
+        let terms = Terms {
+            base_secret: Secret::new(vec![7; 32]),
+            binding: Binding::Claim("cfp".to_owned()),
+            source: Source::Pushed,
+            lifetimes: Lifetimes { known: Duration::from_secs(30), unknown: Duration::from_secs(5) },
+            max_entries: 100,
+        };
+        Credentials::open(issuer_url, &terms, Clock::manual(now()), Box::new(|| {})).ok()
     }
 
     fn issuer_url(&self, name_or_url: &str) -> Option<String> {

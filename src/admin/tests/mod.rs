@@ -2,6 +2,7 @@
 
 mod access;
 mod batch;
+mod credentials;
 mod failing;
 mod fixture;
 mod operations;

@@ -1,6 +1,6 @@
 //! `portcullis token mint`: signs a token, for tests and demonstrations.
 
-use std::io::Write;
+use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,7 +8,8 @@ use std::time::Duration;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Map, Value, json};
 
-use super::{Failure, key_file, secret_file};
+use super::derive::Way;
+use super::{Failure, derive, key_file, secret_file};
 use crate::keys::KeySet;
 use crate::time::Timestamp;
 use crate::token::{Algorithm, Family};
@@ -40,19 +41,39 @@ pub struct MintArgs {
     /// The key id
     #[arg(long = "kid", value_name = "KID", allow_hyphen_values = true)]
     pub key_id: Option<String>,
+    /// Sign with the key of the subject: the key file then holds the base secret, and this one the columns
+    /// that the user database has of the subject (`-`: standard input), a JSON array of texts and nulls
+    #[arg(long, value_name = "FILE|-", requires = "subject")]
+    pub per_subject: Option<PathBuf>,
+    /// How the key of the subject is made
+    #[arg(long, value_name = "WAY", default_value = "hkdf", requires = "per_subject")]
+    pub derive: Way,
     /// The type in the header
     #[arg(long, default_value = "JWT")]
     pub typ: String,
 }
 
-pub(super) fn run(args: &MintArgs, now: Timestamp, stdout: &mut dyn Write) -> Result<ExitCode, Failure> {
+pub(super) fn run(
+    args: &MintArgs,
+    now: Timestamp,
+    stdin: &mut dyn BufRead,
+    stdout: &mut dyn Write,
+) -> Result<ExitCode, Failure> {
+    if args.per_subject.is_some() && args.algorithm != Algorithm::HS256 {
+        return Err(Failure::key("the keys of subjects are for HS256"));
+    }
     let refused = |error| Failure::key(format!("failed to load the key: {error}"));
     let key = match args.algorithm.family() {
         Family::Ec => EncodingKey::from_ec_pem(&key_file(&args.key)?).map_err(refused)?,
         Family::Ed => EncodingKey::from_ed_pem(&key_file(&args.key)?).map_err(refused)?,
         Family::Rsa => EncodingKey::from_rsa_pem(&key_file(&args.key)?).map_err(refused)?,
         Family::Hmac => {
-            let secret = secret_file(&args.key)?;
+            let secret = match (&args.per_subject, &args.subject) {
+                (Some(columns), Some(subject)) => {
+                    derive::key((&args.key, args.derive), (&args.issuer, subject), columns, stdin)?
+                }
+                _ => secret_file(&args.key)?,
+            };
             KeySet::from_secret(&secret, &[args.algorithm])
                 .map_err(|error| Failure::key(format!("failed to load the key: {error}")))?;
             EncodingKey::from_secret(secret.expose())

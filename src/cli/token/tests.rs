@@ -301,3 +301,63 @@ proptest! {
         prop_assert_eq!(outcome.1.lines().count(), lines.len());
     }
 }
+
+#[test]
+fn derive_shows_what_the_published_vectors_say() {
+    let files = Files::new();
+    let vectors: Value = serde_json::from_str(include_str!("../../../docs/per-subject-vectors.json")).unwrap();
+    for vector in vectors["vectors"].as_array().unwrap() {
+        let text = |name: &str| vector[name].as_str().unwrap();
+        let unhex = |text: &str| -> Vec<u8> {
+            (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+        };
+        let base = files.write("base", [unhex(text("base_secret_hex")).as_slice(), b"\n"].concat());
+        let columns = vector["columns"].to_string();
+        let fixed = ["derive", "--base", &base, "--iss", text("issuer"), "--sub", text("subject"), "--columns", "-"];
+        let (code, shown, _) = portcullis(&[&fixed[..], &["--derive", text("derive")]].concat(), columns.as_bytes());
+        assert_eq!(code, ExitCode::SUCCESS, "{vector}");
+        assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), json!({ "cfp": text("cfp") }), "no key unasked");
+        let all = [&fixed[..], &["--derive", text("derive"), "--show-key"]].concat();
+        let shown: Value = serde_json::from_str(&portcullis(&all, columns.as_bytes()).1).unwrap();
+        let key =
+            base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, shown["key"].as_str().unwrap());
+        assert_eq!(key.unwrap(), unhex(text("key_hex")), "{vector}");
+    }
+}
+
+#[test]
+fn a_token_is_minted_with_the_key_of_its_subject() {
+    let files = Files::new();
+    let base = [7; 32];
+    let (base_file, columns) = (files.write("base", base), files.write("columns", r#"["hash", null]"#));
+    let fixed = ["mint", "--key", &base_file, "--iss", "people", "--aud", "shop", "--sub", "ada"];
+    let mint = |more: &[&str]| portcullis(&[&fixed[..], more].concat(), br#"["hash", null]"#);
+    for from in [columns.as_str(), "-"] {
+        let (code, token, error) = mint(&["--alg", "HS256", "--per-subject", from]);
+        assert_eq!(code, ExitCode::SUCCESS, "{error}");
+        let jws = Compact::parse(token.trim_end(), 8192).unwrap();
+        let derivation = crate::keys::subject::Derivation::new(
+            &crate::secret::Secret::new(base.to_vec()),
+            crate::keys::subject::Derive::Hkdf,
+            "people",
+        );
+        let columns = crate::keys::subject::Columns::from_json(br#"["hash", null]"#).unwrap();
+        let key = derivation.key("ada", &columns).unwrap();
+        let keys = crate::keys::KeySet::from_secret(&key, &[Algorithm::HS256]).unwrap();
+        assert!(keys.keys()[0].verify(jws.signing_input.as_bytes(), &jws.signature), "{from}");
+    }
+    let short = files.write("short", [7; 31]);
+    let refused = ExitCode::from(KEY_REFUSED);
+    for (args, said) in [
+        (&["--alg", "HS512", "--per-subject", "-"][..], "for HS256"),
+        (&["--alg", "HS256", "--per-subject", "nowhere"], "cannot read nowhere"),
+        (&["--alg", "HS256", "--per-subject", "-", "--derive", "concat"], "exactly one column"),
+        (&["--alg", "HS256", "--per-subject", &short], "not a JSON array"),
+    ] {
+        let (code, out, error) = mint(args);
+        assert!(code == refused && out.is_empty() && error.contains(said), "{args:?}: {error}");
+    }
+    let args = ["derive", "--base", &short, "--iss", "p", "--sub", "a", "--columns", "-"];
+    let (code, out, error) = portcullis(&args, br#"["h"]"#);
+    assert!(code == refused && out.is_empty() && error.contains("31 bytes, and 32 are needed"), "{error}");
+}

@@ -53,6 +53,17 @@ impl Lower<'_, '_> {
         self.visible(&url, &place.key("issuer"));
         let algorithms = self.algorithms(raw.algorithms.as_deref().unwrap_or_default(), &place.key("algorithms"));
         let keys = raw.keys.as_ref().and_then(|keys| self.keys(keys, &algorithms, &place.key("keys")));
+        let per_subject = raw.keys.as_ref().and_then(|keys| keys.per_subject.as_ref());
+        let credentials = match (per_subject, &raw.credential) {
+            (None, None) => None,
+            (Some(raw), None) => self.per_subject(raw, &place.key("keys").key("per_subject")),
+            (None, Some(raw)) => self.credential(raw, &place.key("credential")),
+            (Some(_), Some(_)) => {
+                let message = "the keys of subjects hang on their credentials already";
+                self.error(&place.key("credential").at_key(), message, "leave out `credential`");
+                None
+            }
+        };
         let at = place.key("clock_skew");
         let clock_skew = self.duration(raw.clock_skew.as_ref(), &at, Duration::ZERO..=SKEW_MAX);
         let at = place.key("max_lifetime");
@@ -84,6 +95,7 @@ impl Lower<'_, '_> {
             require,
             cutoff_margin,
             max_authentication_age,
+            credentials,
             subject_prefix: String::new(),
         }
     }
@@ -118,8 +130,8 @@ impl Lower<'_, '_> {
         if let Some(source) = self.published(raw, hmac, place) {
             return source;
         }
-        match (&raw.secret, &raw.public_key_file, &raw.jwks_file) {
-            (Some(secret), None, None) => {
+        match (&raw.secret, &raw.public_key_file, &raw.jwks_file, &raw.per_subject) {
+            (Some(secret), None, None, None) => {
                 let at = place.key("secret");
                 if hmac == Some(false) {
                     self.error(
@@ -131,7 +143,7 @@ impl Lower<'_, '_> {
                 let least = algorithms.iter().map(|algorithm| hash_bytes(*algorithm)).max().unwrap_or(32);
                 self.secret(secret, least, &at).map(KeySource::Secret)
             }
-            (None, Some(file), None) => {
+            (None, Some(file), None, None) => {
                 let at = place.key("public_key_file");
                 self.refuse_hmac(hmac, &at);
                 let pem = self.text_file(file, &at)?;
@@ -146,7 +158,7 @@ impl Lower<'_, '_> {
                 }
                 Some(KeySource::PublicKey { path: self.files.path(file), pem })
             }
-            (None, None, Some(file)) => {
+            (None, None, Some(file), None) => {
                 let at = place.key("jwks_file");
                 self.refuse_hmac(hmac, &at);
                 let json = self.text_file(file, &at)?;
@@ -155,6 +167,13 @@ impl Lower<'_, '_> {
                     self.error(&at, "the file is not a key set", "`{\"keys\": […]}` is needed (RFC 7517 §5)");
                 }
                 Some(KeySource::Jwks { path: self.files.path(file), json })
+            }
+            (None, None, None, Some(_)) => {
+                if algorithms != [Algorithm::HS256] {
+                    let at = place.key("per_subject").at_key();
+                    self.error(&at, "the keys of subjects are for HS256", "needs `algorithms: [HS256]`");
+                }
+                Some(KeySource::PerSubject)
             }
             _ if place.is_damaged() => None,
             _ => {
@@ -165,13 +184,16 @@ impl Lower<'_, '_> {
     }
 
     fn not_one_source(&mut self, place: &Place<'_>) {
-        let label = "exactly one of `secret`, `public_key_file`, `jwks_file`, `jwks_url`, `discovery`";
+        let label = "exactly one of `secret`, `public_key_file`, `jwks_file`, `jwks_url`, `discovery`, `per_subject`";
         self.error(&place.at_key(), format!("`{}` must be one source", place.path), label);
     }
 
     /// Keys that are fetched, if the file says so; within, none when it says so wrongly.
     fn published(&mut self, raw: &raw::Keys, hmac: Option<bool>, place: &Place<'_>) -> Option<Option<KeySource>> {
-        let in_files = raw.secret.is_some() || raw.public_key_file.is_some() || raw.jwks_file.is_some();
+        let in_files = raw.secret.is_some()
+            || raw.public_key_file.is_some()
+            || raw.jwks_file.is_some()
+            || raw.per_subject.is_some();
         let (key, text) = match (&raw.jwks_url, &raw.discovery) {
             (None, None) => {
                 for (key, is_there) in
@@ -258,7 +280,7 @@ impl Lower<'_, '_> {
     }
 
     /// A file of text that is not secret.
-    fn text_file(&mut self, file: &str, place: &Place<'_>) -> Option<String> {
+    pub(super) fn text_file(&mut self, file: &str, place: &Place<'_>) -> Option<String> {
         let contents = match self.files.read(file) {
             Ok(contents) => contents,
             Err(why) => {

@@ -3,6 +3,7 @@
 //! Every part is lowered whatever is wrong with the others: what cannot be understood is reported and
 //! stands as an empty value, which nobody sees, because a file with an error has no [`Config`].
 
+mod credential;
 mod edge;
 mod identity;
 mod issuer;

@@ -108,7 +108,8 @@ pub(super) enum Role {
     Operator,
 }
 
-/// Where a secret of at least 32 bytes is: exactly one of the two. It is never in this file.
+/// Where a secret of at least 32 bytes (or a URL with a password) is: exactly one of the two. It is never
+/// in this file.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Secret {
@@ -152,6 +153,8 @@ pub(super) struct Issuer {
     /// The issuer states `auth_time`, and no token older than this since authentication is honoured; or `none`.
     #[schemars(extend("default" = "none"))]
     pub(super) max_authentication_age: Option<Duration>,
+    /// Its tokens carry the fingerprint of their subject's credential, and are honoured while it is current.
+    pub(super) credential: Option<Credential>,
 }
 
 /// Where an issuer's keys come from: exactly one of these.
@@ -166,6 +169,8 @@ pub(super) struct Keys {
     /// An RFC 7517 key set.
     #[schemars(length(min = 1))]
     pub(super) jwks_file: Option<String>,
+    /// A key for each subject, out of what the user database says of it: HS256 alone.
+    pub(super) per_subject: Option<PerSubject>,
     /// The URL of an RFC 7517 key set, fetched in the background.
     #[schemars(length(min = 1), extend("examples" = ["https://accounts.example.com/jwks.json"]))]
     pub(super) jwks_url: Option<String>,
@@ -190,6 +195,100 @@ pub(super) struct Keys {
     /// For what is fetched: how old the last good set may be and still count, when its server is down.
     #[schemars(extend("default" = "24h"))]
     pub(super) max_stale: Option<Duration>,
+}
+
+/// The key of a subject: a secret and what the user database says of the subject. Its source is exactly one
+/// of `postgres` and `pushed`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PerSubject {
+    /// What no database holds; the login service has it too.
+    #[schemars(with = "Secret")]
+    pub(super) base_secret: Option<Secret>,
+    /// How the key is made: `hkdf` of issuer, subject and columns, or `concat`, the secret and one column.
+    #[schemars(extend("default" = "hkdf"))]
+    pub(super) derive: Option<DeriveWord>,
+    /// A query of the user database.
+    pub(super) postgres: Option<Postgres>,
+    /// `true`: told through the admin API, kept in memory alone.
+    pub(super) pushed: Option<bool>,
+    /// For how long a credential is believed; a notification drops it at once.
+    #[schemars(extend("default" = "30s"))]
+    pub(super) ttl: Option<Duration>,
+    /// For how long it is believed that there is no such subject.
+    #[schemars(extend("default" = "5s"))]
+    pub(super) negative_ttl: Option<Duration>,
+    /// Subjects remembered, each with its derived key; with `pushed`, taken at most.
+    #[schemars(range(min = 100, max = 10_000_000), extend("default" = 50_000))]
+    pub(super) max_entries: Option<u64>,
+}
+
+/// The credential fingerprint that tokens carry. Its source is exactly one of `postgres` and `pushed`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Credential {
+    /// What no database holds; the login service has it too.
+    #[schemars(with = "Secret")]
+    pub(super) base_secret: Option<Secret>,
+    /// The claim that carries the fingerprint.
+    #[schemars(length(min = 1), extend("default" = "cfp"))]
+    pub(super) claim: Option<String>,
+    /// A query of the user database.
+    pub(super) postgres: Option<Postgres>,
+    /// `true`: told through the admin API, kept in memory alone.
+    pub(super) pushed: Option<bool>,
+    /// For how long a credential is believed; a notification drops it at once.
+    #[schemars(extend("default" = "30s"))]
+    pub(super) ttl: Option<Duration>,
+    /// For how long it is believed that there is no such subject.
+    #[schemars(extend("default" = "5s"))]
+    pub(super) negative_ttl: Option<Duration>,
+    /// Subjects remembered; with `pushed`, taken at most.
+    #[schemars(range(min = 100, max = 10_000_000), extend("default" = 50_000))]
+    pub(super) max_entries: Option<u64>,
+}
+
+/// How the key of a subject is made.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum DeriveWord {
+    Hkdf,
+    Concat,
+}
+
+/// A PostgreSQL user database.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Postgres {
+    /// `postgres://user:password@host:5432/database`.
+    #[schemars(with = "Secret")]
+    pub(super) url: Option<Secret>,
+    /// Asks for the columns of the subject `$1`: text, one row.
+    #[schemars(with = "String", length(min = 1), extend("examples" = ["SELECT password_hash, status FROM users WHERE id = $1"]))]
+    pub(super) query: Option<String>,
+    /// `verified`: TLS, and the server's certificate is checked; `off`: for a database on this machine.
+    #[schemars(extend("default" = "verified"))]
+    pub(super) tls: Option<TlsWord>,
+    /// Certificates (PEM) of the authorities that may vouch for the server. Absent: those of the system.
+    #[schemars(length(min = 1))]
+    pub(super) ca_file: Option<String>,
+    /// Connections at most, besides the one that listens.
+    #[schemars(range(min = 1, max = 64), extend("default" = 4))]
+    pub(super) connections: Option<u64>,
+    /// What a look-up may take, waiting for a connection included.
+    #[schemars(extend("default" = "2s"))]
+    pub(super) timeout: Option<Duration>,
+    /// The channel (`LISTEN`) on which the database names subjects that have changed.
+    #[schemars(length(min = 1))]
+    pub(super) notify: Option<String>,
+}
+
+/// Whether a connection is protected.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum TlsWord {
+    Off,
+    Verified,
 }
 
 /// Where tokens are looked for.

@@ -1,5 +1,6 @@
 //! The whole way from text to configuration.
 
+mod credentials;
 mod mutations;
 mod robust;
 mod shipped;
@@ -17,7 +18,7 @@ fn folder() -> tempfile::TempDir {
         std::fs::write(&path, content).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
     };
-    for name in ["accounts", "ops", "legacy", "viewer"] {
+    for name in ["accounts", "ops", "legacy", "viewer", "base"] {
         write(&format!("secrets/{name}"), 0o600, &format!("only this test knows the secret of {name}\n"));
     }
     write("secrets/copy", 0o600, "only this test knows the secret of ops\n");
@@ -25,6 +26,7 @@ fn folder() -> tempfile::TempDir {
     write("secrets/sample", 0o600, "a-string-secret-at-least-256-bits-long\n");
     write("secrets/open", 0o644, "everybody can read this but nobody should\n");
     write("secrets/wide", 0o666, "everybody can change this and nobody should\n");
+    write("secrets/database", 0o600, "postgres://portcullis:hunter2@db.internal:5432/users\n");
     write("accounts.pem", 0o644, "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n");
     write("private.pem", 0o600, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n");
     write("partners.json", 0o644, r#"{"keys": []}"#);

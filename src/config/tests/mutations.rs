@@ -250,8 +250,11 @@ const SLIPS: &[(&str, &str, &str)] = &[
         "algorithms: [HS256]\n    keys: { ^jwks_url: https://a.example/k }",
         "HS* algorithms need a secret",
     ),
-    ("{ public_key_file: accounts.pem }", "{ ^per_subject: {} }", "is not supported yet"),
-    ("keys: { public_key_file: accounts.pem }", "^keys: {}", "exactly one of `secret`, `public_key_file`, `jwks_file`"),
+    (
+        "keys: { public_key_file: accounts.pem }",
+        "^keys: {}",
+        "exactly one of `secret`, `public_key_file`, `jwks_file`, `jwks_url`, `discovery`, `per_subject`",
+    ),
     ("public_key_file: accounts.pem", "public_key_file: ^private.pem", "holds a private key"),
     ("public_key_file: accounts.pem", "public_key_file: ^noise", "holds no PEM block"),
     (

@@ -7,6 +7,7 @@ pub(crate) mod command;
 pub(crate) mod gateway;
 pub(crate) mod issuer;
 pub(crate) mod patience;
+pub(crate) mod postgres;
 pub(crate) mod site;
 pub(crate) mod upstream;
 
@@ -15,5 +16,6 @@ pub(crate) use client::{Connection, Response, bearer, request};
 pub(crate) use gateway::Gateway;
 pub(crate) use issuer::{Issuer, now};
 pub(crate) use patience::{Latch, until};
+pub(crate) use postgres::Database;
 pub(crate) use site::Site;
 pub(crate) use upstream::{Recorded, Upstream};
