@@ -83,12 +83,12 @@ fn decisions(criterion: &mut Criterion) {
         });
         let cache = TokenCache::new(1 << 20);
         group.bench_function("seen before", |bench| {
-            bench.iter(|| gate.admit(&cache, black_box(&token), &demand, NOW).unwrap());
+            bench.iter(|| gate.admit(&cache, black_box(token.as_str()).into(), &demand, NOW).unwrap());
         });
         group.bench_function("seen before, revocations arriving", |bench| {
             bench.iter(|| {
                 gate.revocations().bump();
-                gate.admit(&cache, black_box(&token), &demand, NOW).unwrap()
+                gate.admit(&cache, black_box(token.as_str()).into(), &demand, NOW).unwrap()
             });
         });
         let late = NOW.plus(Duration::from_secs(86_400));

@@ -79,7 +79,9 @@ impl Remembered {
 /// Verified tokens by their whole text: a malleated copy of a token is another text and merely misses.
 ///
 /// Only tokens that verified get in, so a flood of forgeries evicts nothing. Bounded in bytes.
-pub struct TokenCache(RefCell<Cache<Box<str>, Rc<Remembered>, Bytes, foldhash::quality::RandomState>>);
+pub struct TokenCache(RefCell<Entries>);
+
+type Entries = Cache<Box<[u8]>, Rc<Remembered>, Bytes, foldhash::quality::RandomState>;
 
 impl std::fmt::Debug for TokenCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -91,8 +93,8 @@ impl std::fmt::Debug for TokenCache {
 #[derive(Clone)]
 struct Bytes;
 
-impl Weighter<Box<str>, Rc<Remembered>> for Bytes {
-    fn weight(&self, token: &Box<str>, _: &Rc<Remembered>) -> u64 {
+impl Weighter<Box<[u8]>, Rc<Remembered>> for Bytes {
+    fn weight(&self, token: &Box<[u8]>, _: &Rc<Remembered>) -> u64 {
         // Claims parsed into a tree take some three times the room of their text.
         512 + 4 * token.len() as u64
     }
@@ -113,15 +115,15 @@ impl TokenCache {
         )))
     }
 
-    pub(super) fn find(&self, token: &str) -> Option<Rc<Remembered>> {
+    pub(super) fn find(&self, token: &[u8]) -> Option<Rc<Remembered>> {
         self.0.borrow_mut().get(token).cloned()
     }
 
-    pub(super) fn insert(&self, token: &str, entry: &Rc<Remembered>) {
+    pub(super) fn insert(&self, token: &[u8], entry: &Rc<Remembered>) {
         self.0.borrow_mut().insert(token.into(), Rc::clone(entry));
     }
 
-    pub(super) fn remove(&self, token: &str) {
+    pub(super) fn remove(&self, token: &[u8]) {
         self.0.borrow_mut().remove(token);
     }
 

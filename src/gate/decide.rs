@@ -16,6 +16,7 @@ use crate::keys::subject::Binding;
 use crate::revocation::{RevocationMap, Standing};
 use crate::session::Open;
 use crate::time::Timestamp;
+use crate::token::present::Unread;
 use crate::token::{Algorithm, Compact, Lineage, ParseError, PolicyError};
 
 /// What tokens are judged by: one snapshot, replaced whole at a reload.
@@ -130,23 +131,24 @@ impl Gate {
     pub fn admit(
         &self,
         cache: &TokenCache,
-        token: &str,
+        token: Unread<'_>,
         demand: &Demand,
         now: Timestamp,
     ) -> Result<Admission, Unsettled> {
         // The epoch is read before anything is looked up: what is written after it was released is
         // seen by the next request at the latest.
         let epoch = self.revocations.epoch();
-        let (entry, verified) = match cache.find(token) {
+        let (entry, verified) = match cache.find(token.bytes()) {
             Some(entry) => (entry, None),
             None => {
-                let verified = self.verify(token, now)?;
+                let text = token.text().map_err(|_| Stage::from(Denial::MultipleTokens))?;
+                let verified = self.verify(text, now)?;
                 let algorithm = verified.key.algorithm();
                 let issuer = verified.issuer;
                 self.standing(&verified).map_err(|denial| Stage { denial, issuer: Some(issuer) })?;
                 let good_until = self.good_until(&verified);
                 let entry = Rc::new(Remembered::new(verified, epoch, good_until));
-                cache.insert(token, &entry);
+                cache.insert(token.bytes(), &entry);
                 (entry, Some(algorithm))
             }
         };
@@ -154,7 +156,7 @@ impl Gate {
         let refuse = |denial| Stage { denial, issuer: Some(issuer) };
         self.in_time(&entry.verified, now).map_err(|denial| {
             if denial == Denial::Expired {
-                cache.remove(token);
+                cache.remove(token.bytes());
             }
             refuse(denial)
         })?;
@@ -162,7 +164,7 @@ impl Gate {
         if entry.judged_at.get() != epoch || now >= entry.good_until.get() {
             let good_until = self.judge_again(&entry.verified, now).inspect_err(|unsettled| {
                 if matches!(unsettled, Unsettled::Denied(Stage { denial: Denial::UnknownKey, .. })) {
-                    cache.remove(token);
+                    cache.remove(token.bytes());
                 }
             })?;
             entry.good_until.set(good_until);

@@ -142,7 +142,7 @@ mod tests {
     impl World {
         /// `ok`, what is lacking, or why not.
         fn ask(&self, token: &str, now: Timestamp) -> Result<bool, Option<Denial>> {
-            match self.gate.admit(&self.cache, token, &Demand::default(), now) {
+            match self.gate.admit(&self.cache, token.into(), &Demand::default(), now) {
                 Ok(admission) => Ok(admission.cached),
                 Err(Unsettled::Needs(Need::Keys { issuer: 0 })) => Err(None),
                 Err(Unsettled::Denied(stage)) => Err(Some(stage.denial)),

@@ -95,7 +95,7 @@ fn walk(snapshot: &Snapshot, question: &Question, now: Timestamp, told: &mut Exp
     told.pass("standing", format!("no revocation in force for any of its {} targets", told.targets.len()));
     // A cache of its own, so that asking changes nothing that requests see.
     let cache = TokenCache::new(0);
-    gate.admit(&cache, presented.token, demand, now).map_err(|it| told.deny("requirement", refusal(it)))?;
+    gate.admit(&cache, presented.token.into(), demand, now).map_err(|it| told.deny("requirement", refusal(it)))?;
     told.pass("requirement", "the token has what the route demands".to_owned());
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use http::header::{Entry, OccupiedEntry};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ipnet::IpNet;
 use serde_json::Value;
@@ -26,17 +27,17 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const VIA: HeaderValue = HeaderValue::from_static("1.1 portcullis");
 const HTTP: HeaderValue = HeaderValue::from_static("http");
 
-/// Fields that end at the gateway in both directions. [`CONNECTION`] and [`TRANSFER_ENCODING`] are places in it.
+/// Fields that end at the gateway in both directions. Their places are the bits of [`HopByHop`].
 static HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
     header::TRANSFER_ENCODING,
-    KEEP_ALIVE,
     header::PROXY_AUTHENTICATE,
     header::PROXY_AUTHORIZATION,
-    PROXY_CONNECTION,
     header::TE,
     header::TRAILER,
     header::UPGRADE,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
 ];
 const CONNECTION: usize = 0;
 const TRANSFER_ENCODING: usize = 1;
@@ -181,9 +182,20 @@ impl HopByHop {
 
     /// Takes note of `name` if it is one of them.
     fn notes(&mut self, name: &HeaderName) -> bool {
-        let place = HOP_BY_HOP.iter().position(|known| known == name);
-        self.found |= place.map_or(0, |place| 1 << place);
-        place.is_some()
+        let place = match *name {
+            header::CONNECTION => CONNECTION,
+            header::TRANSFER_ENCODING => TRANSFER_ENCODING,
+            header::PROXY_AUTHENTICATE => 2,
+            header::PROXY_AUTHORIZATION => 3,
+            header::TE => 4,
+            header::TRAILER => 5,
+            header::UPGRADE => 6,
+            _ if *name == KEEP_ALIVE => 7,
+            _ if *name == PROXY_CONNECTION => 8,
+            _ => return false,
+        };
+        self.found |= 1 << place;
+        true
     }
 
     /// Whether `Transfer-Encoding` is one of them.
@@ -193,12 +205,16 @@ impl HopByHop {
 
     /// Removes them, and what `Connection` names.
     pub(super) fn remove(self, headers: &mut HeaderMap) {
-        if self.found & 1 << CONNECTION != 0 {
-            for name in connection_options(headers) {
+        let mut left = self.found;
+        if left & 1 << CONNECTION != 0 {
+            left &= !(1 << CONNECTION);
+            let Entry::Occupied(field) = headers.entry(header::CONNECTION) else { return };
+            let named = connection_options(&field);
+            field.remove();
+            for name in named {
                 headers.remove(name);
             }
         }
-        let mut left = self.found;
         while left != 0 {
             if let Some(name) = HOP_BY_HOP.get(left.trailing_zeros() as usize) {
                 headers.remove(name);
@@ -208,13 +224,19 @@ impl HopByHop {
     }
 }
 
-/// The field names that `Connection` lists (RFC 9110 §7.6.1), besides those that go anyway.
-fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
-    let fields = headers.get_all(header::CONNECTION).iter();
-    let options = fields.flat_map(|field| field.as_bytes().split(|byte| *byte == b','));
+/// The field names that `Connection` lists (RFC 9110 §7.6.1), besides those that go or stay anyway.
+fn connection_options(field: &OccupiedEntry<'_, HeaderValue>) -> Vec<HeaderName> {
+    let mut values = field.iter();
+    if let (Some(only), None) = (values.next(), values.next())
+        && (only == "keep-alive" || only == "close")
+    {
+        // What nearly every server says.
+        return Vec::new();
+    }
+    let options = field.iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     let named = options.map(<[u8]>::trim_ascii).filter(|option| {
         let is = |known: &&str| option.eq_ignore_ascii_case(known.as_bytes());
-        !["close", "keep-alive", "upgrade", "host"].iter().any(is)
+        !["keep-alive", "close", "upgrade", "host"].iter().any(is)
     });
     named.filter_map(|option| HeaderName::from_bytes(option).ok()).collect()
 }
@@ -235,9 +257,16 @@ pub(super) fn spell_length(headers: &mut HeaderMap, length: u64) {
     }
 }
 
-/// Removes the token that came in `place`, and leaves the rest of that field.
+/// Removes the token that is in `place`, and leaves the rest of that field: of cookies the others, of
+/// `Authorization` another scheme.
 pub(super) fn remove_token(headers: &mut HeaderMap, place: &TokenPlace) {
     match place {
+        TokenPlace::Header(header::AUTHORIZATION) => {
+            let Entry::Occupied(field) = headers.entry(header::AUTHORIZATION) else { return };
+            if field.get().as_bytes().get(..7).is_some_and(|it| it.eq_ignore_ascii_case(b"bearer ")) {
+                field.remove();
+            }
+        }
         TokenPlace::Header(name) => {
             headers.remove(name);
         }

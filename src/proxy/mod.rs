@@ -48,7 +48,7 @@ use self::target::Target;
 use self::upstream::{ForwardError, Lease};
 use crate::config::{Route, TokenPlace};
 use crate::gate::{Admission, Demand, Denial, Gate, Passage, Permit, Remembered, Requirement, Stage, Verified};
-use crate::token::present::{PresentError, Presented, present};
+use crate::token::present::{PresentError, Presented, find, present};
 
 /// Answers one request. Never fails: whatever goes wrong has an answer.
 ///
@@ -259,12 +259,11 @@ async fn judge(
 ) -> Result<(Admission, usize), Stage> {
     let snapshot = &local.snapshot;
     let places = &snapshot.config.token.from;
-    let presented = match present(&head.headers, places) {
-        Ok(Some(presented)) => presented,
+    let (token, place) = match find(&head.headers, places) {
+        Ok(Some(found)) => found,
         Ok(None) => return Err(Denial::MissingToken.into()),
         Err(PresentError::Several | PresentError::Malformed) => return Err(Denial::MultipleTokens.into()),
     };
-    let Presented { token, place } = presented;
     record.cookie_borne.set(matches!(places.get(place), Some(TokenPlace::Cookie(_))));
     if record.cookie_borne.get() && !ending::is_same_origin(head, host) {
         return Err(Denial::CrossSite.into());
@@ -381,17 +380,7 @@ fn remove_tokens(local: &Local, fields: &mut http::HeaderMap, place: Option<usiz
     let snapshot = &local.snapshot;
     if place.is_some() {
         // Identical copies count as one token, so it may be in several places.
-        for place in &snapshot.config.token.from {
-            let holds = match place {
-                TokenPlace::Header(header::AUTHORIZATION) => fields.get(header::AUTHORIZATION).is_some_and(|value| {
-                    value.as_bytes().get(..7).is_some_and(|it| it.eq_ignore_ascii_case(b"bearer "))
-                }),
-                TokenPlace::Header(_) | TokenPlace::Cookie(_) => true,
-            };
-            if holds {
-                headers::remove_token(fields, place);
-            }
-        }
+        snapshot.config.token.from.iter().for_each(|place| headers::remove_token(fields, place));
     }
     if let Some(sessions) = &snapshot.sessions {
         headers::remove_cookie(fields, &sessions.config().cookie);

@@ -14,7 +14,7 @@ use serde_json::{Map, Number, Value};
 pub(crate) const DEPTH_MAX: u8 = 16;
 
 /// How many members the outermost object is made room for at once; more are taken all the same.
-const MEMBERS_USUAL: usize = 16;
+const MEMBERS_USUAL: usize = 8;
 
 /// Why bytes are not an object we read.
 #[derive(Debug, thiserror::Error)]

@@ -17,6 +17,33 @@ pub struct Presented<'r> {
     pub place: usize,
 }
 
+/// A token's bytes as they came, not even looked over: whoever knows them from before need not do so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unread<'r>(&'r [u8]);
+
+impl<'r> Unread<'r> {
+    /// The bytes.
+    #[must_use]
+    pub const fn bytes(self) -> &'r [u8] {
+        self.0
+    }
+
+    /// The bytes as text, when they could be one token: visible ASCII, and no comma, which would join two
+    /// field values. What else is in it, the parser refuses.
+    ///
+    /// # Errors
+    /// [`PresentError::Malformed`].
+    pub fn text(self) -> Result<&'r str, PresentError> {
+        visible(self.0)
+    }
+}
+
+impl<'r> From<&'r str> for Unread<'r> {
+    fn from(text: &'r str) -> Self {
+        Self(text.as_bytes())
+    }
+}
+
 /// Why no token can be told from the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PresentError {
@@ -33,6 +60,15 @@ pub enum PresentError {
 /// # Errors
 /// See [`PresentError`].
 pub fn present<'r>(headers: &'r HeaderMap, places: &[TokenPlace]) -> Result<Option<Presented<'r>>, PresentError> {
+    let Some((token, place)) = find(headers, places)? else { return Ok(None) };
+    Ok(Some(Presented { token: token.text()?, place }))
+}
+
+/// The same without looking at its bytes, and its place.
+///
+/// # Errors
+/// See [`PresentError`].
+pub fn find<'r>(headers: &'r HeaderMap, places: &[TokenPlace]) -> Result<Option<(Unread<'r>, usize)>, PresentError> {
     let mut found = Found::default();
     for (place, at) in places.iter().enumerate() {
         match at {
@@ -46,14 +82,13 @@ pub fn present<'r>(headers: &'r HeaderMap, places: &[TokenPlace]) -> Result<Opti
 
 /// What was found so far.
 #[derive(Default)]
-struct Found<'r>(Option<Presented<'r>>);
+struct Found<'r>(Option<(Unread<'r>, usize)>);
 
 impl<'r> Found<'r> {
     fn add(&mut self, bytes: &'r [u8], place: usize) -> Result<(), PresentError> {
-        let token = visible(bytes)?;
         match self.0 {
-            None => self.0 = Some(Presented { token, place }),
-            Some(first) if first.token == token => {}
+            None => self.0 = Some((Unread(bytes), place)),
+            Some((first, _)) if first.0 == bytes => {}
             Some(_) => return Err(PresentError::Several),
         }
         Ok(())
@@ -129,8 +164,6 @@ fn unquoted(value: &[u8]) -> &[u8] {
     }
 }
 
-/// The bytes as text, when they could be one token: visible ASCII, and no comma, which would join
-/// two field values. What else is in it, the parser refuses.
 fn visible(bytes: &[u8]) -> Result<&str, PresentError> {
     // A block at a time and without a branch within, which the compiler turns into a few wide steps: a
     // token has hundreds of bytes, and this is asked of each at every request.

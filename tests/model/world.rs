@@ -230,7 +230,7 @@ impl World {
     /// Asks the gate for one token; a request under way holds what comes back.
     fn admit(&self, index: usize) -> Result<Rc<Remembered>, String> {
         let now = self.now();
-        match self.gate.admit(&self.cache, &self.held[index].text, &Demand::default(), now) {
+        match self.gate.admit(&self.cache, self.held[index].text.as_str().into(), &Demand::default(), now) {
             Ok(admission) => Ok(Rc::clone(admission.permit.bearer().unwrap())),
             Err(unsettled) => Err(self.gate.refusal(unsettled, now).denial.reason().to_owned()),
         }
@@ -634,7 +634,7 @@ impl World {
     pub(crate) fn check_afresh(&self) -> Result<(), TestCaseError> {
         let (cache, now) = (TokenCache::new(1 << 20), self.now());
         for (index, held) in self.held.iter().enumerate() {
-            let decided = self.gate.admit(&cache, &held.text, &Demand::default(), now);
+            let decided = self.gate.admit(&cache, held.text.as_str().into(), &Demand::default(), now);
             let decided = decided.map_err(|it| self.gate.refusal(it, now).denial.reason().to_owned());
             self.compare(index, self.history.honours(index, now.millis()), decided.map(drop))?;
             if let Some(verified) = &held.verified {
