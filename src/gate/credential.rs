@@ -222,7 +222,7 @@ mod tests {
 
         /// `Ok` says whether it was remembered; `Err(None)` that a credential is needed.
         fn ask(&self, token: &str) -> Result<bool, Option<Denial>> {
-            match self.gate.admit(&self.cache, token, &Demand::default(), NOW) {
+            match self.gate.admit(&self.cache, token.into(), &Demand::default(), NOW) {
                 Ok(admission) => Ok(admission.cached),
                 Err(Unsettled::Denied(stage)) => Err(Some(stage.denial)),
                 Err(Unsettled::Needs(Need::Credential { subject, .. })) => {
