@@ -81,6 +81,7 @@ fn configurations_in_the_documents_are_accepted() {
     fs::create_dir(folder.path().join("secrets")).unwrap();
     fs::write(folder.path().join("secrets/base"), "0123456789abcdef0123456789abcdef0123456789abcdef").unwrap();
     fs::write(folder.path().join("secrets/database"), "postgres://portcullis:x@db.internal:5432/users").unwrap();
+    fs::write(folder.path().join("secrets/users"), "a-token-of-the-user-service").unwrap();
     let mut seen = 0;
     for document in DOCUMENTS.iter().filter(|document| document.starts_with("docs/")) {
         for shown in between(&read(document), "```yaml\n", "```") {

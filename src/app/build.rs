@@ -12,7 +12,7 @@ use crate::gate::{Gate, Kind, TrustedIssuer};
 use crate::intake::Ledger;
 use crate::keys::Published;
 use crate::keys::fetch::TrustError;
-use crate::keys::subject::PostgresError;
+use crate::keys::subject::OpenError;
 use crate::keys::{KeySet, KeySetError};
 use crate::proxy::{Snapshot, Sources, Supplier};
 use crate::revocation::{Horizons, IssuerHorizon, OWN_ISSUER, RevocationMap};
@@ -58,7 +58,7 @@ pub(super) enum BuildError {
         issuer: String,
         /// Why.
         #[source]
-        source: PostgresError,
+        source: OpenError,
     },
     /// An issuer's keys are to be fetched, and nobody's certificates can be believed.
     #[error("the keys of issuer `{issuer}` cannot be fetched")]

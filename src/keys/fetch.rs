@@ -194,29 +194,29 @@ impl Client {
         self.in_time(walk).await
     }
 
-    /// Sends one request to an [`Endpoint`]'s URI as it is and returns whatever is answered; a redirect is
-    /// an answer like any other.
+    /// A `POST` of a JSON text, with `authorization` where the server wants one. A redirect is not followed:
+    /// what is posted is for this server alone.
     ///
     /// # Errors
     ///
     /// See [`FetchError`]; no status is one.
-    pub async fn send(&self, request: Request<Bytes>) -> Result<Answer, FetchError> {
-        self.in_time(self.exchange(request)).await
-    }
-
-    /// A `POST` of a JSON text.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::send`].
-    pub async fn post_json(&self, to: &Endpoint, body: Bytes) -> Result<Answer, FetchError> {
+    pub async fn post_json(
+        &self,
+        to: &Endpoint,
+        authorization: Option<&HeaderValue>,
+        body: Bytes,
+    ) -> Result<Answer, FetchError> {
         let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
         *request.uri_mut() = to.uri().clone();
         let json = HeaderValue::from_static("application/json");
-        request.headers_mut().insert(header::ACCEPT, json.clone());
-        request.headers_mut().insert(header::CONTENT_TYPE, json);
-        self.send(request).await
+        let fields = request.headers_mut();
+        fields.insert(header::ACCEPT, json.clone());
+        fields.insert(header::CONTENT_TYPE, json);
+        if let Some(authorization) = authorization {
+            fields.insert(header::AUTHORIZATION, authorization.clone());
+        }
+        self.in_time(self.exchange(request)).await
     }
 
     async fn in_time(&self, work: impl Future<Output = Result<Answer, FetchError>>) -> Result<Answer, FetchError> {

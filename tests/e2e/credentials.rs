@@ -17,7 +17,7 @@ const TRIGGER: &str = include_str!("../../docs/per-subject-keys.sql");
 pub(crate) const CHANNEL: &str = "portcullis_credentials";
 pub(crate) const BASE: &[u8] = b"a base secret that only this test and the gateway have";
 pub(crate) const PEOPLE: &str = "https://people.example/";
-const HASH: &str = "$2b$12$R9h/cIPz0gi.URNNX3kh2OPST9/PgBkqquzi.Ss7KIUgO2t0jWMUW";
+pub(crate) const HASH: &str = "$2b$12$R9h/cIPz0gi.URNNX3kh2OPST9/PgBkqquzi.Ss7KIUgO2t0jWMUW";
 
 /// A change must be in force within a second; a test on a busy machine waits longer before it gives up.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -70,7 +70,7 @@ fn info(issuer: &str, subject: &str, columns: &[Option<&str>]) -> Vec<u8> {
 }
 
 /// What the login service signs for `subject` as long as the database says `columns` of it.
-fn token(subject: &str, columns: &[Option<&str>]) -> String {
+pub(crate) fn token(subject: &str, columns: &[Option<&str>]) -> String {
     signed_with(&hkdf(BASE, b"portcullis/t5/1", &info(PEOPLE, subject, columns), 32), subject)
 }
 
@@ -83,11 +83,11 @@ pub(crate) fn fingerprint(issuer: &str, subject: &str, columns: &[Option<&str>])
     base64url(hkdf(BASE, b"portcullis/t5/cfp/1", &info(issuer, subject, columns), 16))
 }
 
-fn status(gateway: &Gateway, token: &str) -> u16 {
+pub(crate) fn status(gateway: &Gateway, token: &str) -> u16 {
     gateway.get_as("/orders", token).status
 }
 
-fn refused(gateway: &Gateway, token: &str) -> (u16, String) {
+pub(crate) fn refused(gateway: &Gateway, token: &str) -> (u16, String) {
     let response = gateway.get_as("/orders", token);
     (response.status, response.reason())
 }
@@ -109,7 +109,7 @@ fn assert_no_revocations(gateway: &Gateway) {
     assert_eq!(gateway.admin().metric("portcullis_revocations", &[]), 0.0);
 }
 
-fn unavailable(response: &Response) {
+pub(crate) fn unavailable(response: &Response) {
     assert_eq!((response.status, response.reason().as_str()), (503, "keys_unavailable"), "{response:?}");
     assert!(response.header("retry-after").is_some() && response.header("www-authenticate").is_none(), "{response:?}");
 }

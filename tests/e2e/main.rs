@@ -7,6 +7,7 @@
 mod bad_tokens;
 mod commands;
 mod control;
+mod credential_service;
 mod credentials;
 mod delivery;
 mod demands;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::{DAY, Lower, MILLISECOND, Place, SECOND};
 use crate::config::raw;
 use crate::keys::Lifetimes;
-use crate::keys::subject::{Binding, Derive, PostgresSource, PostgresTls, Source, Terms};
+use crate::keys::fetch::Trust;
+use crate::keys::subject::{Binding, Derive, HttpSource, PostgresSource, PostgresTls, Source, Terms};
 use crate::secret::Secret;
 
 /// The longest wait for a look-up: a request waits with it.
@@ -22,6 +23,7 @@ const TAKEN: [&str; 12] =
 struct Common<'r> {
     base_secret: Option<&'r raw::Secret>,
     postgres: Option<&'r raw::Postgres>,
+    http: Option<&'r raw::CredentialService>,
     pushed: bool,
     ttl: Option<&'r raw::Duration>,
     negative_ttl: Option<&'r raw::Duration>,
@@ -38,6 +40,7 @@ impl Lower<'_, '_> {
         let common = Common {
             base_secret: raw.base_secret.as_ref(),
             postgres: raw.postgres.as_ref(),
+            http: raw.http.as_ref(),
             pushed: raw.pushed == Some(true),
             ttl: raw.ttl.as_ref(),
             negative_ttl: raw.negative_ttl.as_ref(),
@@ -57,6 +60,7 @@ impl Lower<'_, '_> {
         let common = Common {
             base_secret: raw.base_secret.as_ref(),
             postgres: raw.postgres.as_ref(),
+            http: raw.http.as_ref(),
             pushed: raw.pushed == Some(true),
             ttl: raw.ttl.as_ref(),
             negative_ttl: raw.negative_ttl.as_ref(),
@@ -71,12 +75,13 @@ impl Lower<'_, '_> {
             known: self.duration(common.ttl, &place.key("ttl"), SECOND..=DAY),
             unknown: self.duration(common.negative_ttl, &place.key("negative_ttl"), SECOND..=DAY),
         };
-        let source = match (common.postgres, common.pushed) {
-            (Some(postgres), false) => self.postgres(postgres, &place.key("postgres")).map(Source::Postgres),
-            (None, true) => Some(Source::Pushed),
+        let source = match (common.postgres, common.http, common.pushed) {
+            (Some(postgres), None, false) => self.postgres(postgres, &place.key("postgres")).map(Source::Postgres),
+            (None, Some(http), false) => self.service(http, &place.key("http")).map(Source::Http),
+            (None, None, true) => Some(Source::Pushed),
             _ if place.is_damaged() => None,
             _ => {
-                let label = "exactly one of `postgres`, `pushed: true`";
+                let label = "exactly one of `postgres`, `http`, `pushed: true`";
                 self.error(&place.at_key(), format!("`{}` must have one source", place.path), label);
                 None
             }
@@ -117,6 +122,37 @@ impl Lower<'_, '_> {
             timeout: self.duration(raw.timeout.as_ref(), &place.key("timeout"), 10 * MILLISECOND..=TIMEOUT_MAX),
             notify: raw.notify.clone(),
         })
+    }
+
+    fn service(&mut self, raw: &raw::CredentialService, place: &Place<'_>) -> Option<HttpSource> {
+        let url = raw.url.as_deref();
+        let endpoint = url.and_then(|url| self.endpoint(url, raw.allow_http == Some(true), &place.key("url")));
+        let authority = raw.ca_file.as_ref().and_then(|file| self.trusted(file, &place.key("ca_file")));
+        let token = raw.token.as_ref().and_then(|token| {
+            let at = place.key("token");
+            let token = self.secret(token, 1, &at)?;
+            if !HttpSource::is_token(&token) {
+                let message = format!("`{}` cannot be sent as a bearer token", at.path);
+                self.error(&at.at_key(), message, "letters, digits and `-._~+/=` alone (RFC 6750 §2.1)");
+            }
+            Some(token)
+        });
+        Some(HttpSource {
+            endpoint: endpoint?,
+            authority,
+            token,
+            connections: usize::try_from(raw.connections.unwrap_or_default()).unwrap_or(usize::MAX),
+            timeout: self.duration(raw.timeout.as_ref(), &place.key("timeout"), 10 * MILLISECOND..=TIMEOUT_MAX),
+        })
+    }
+
+    /// The authorities in a PEM file; reports a file that has none.
+    pub(super) fn trusted(&mut self, file: &str, place: &Place<'_>) -> Option<String> {
+        let pem = self.text_file(file, place)?;
+        if let Err(why) = Trust::only(&pem) {
+            self.error(place, "the file has no certificate authorities", why.to_string());
+        }
+        Some(pem)
     }
 
     /// The URL has a password, so it is a secret like others, and no message repeats it.

@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::{DAY, DECADE, Lower, MILLISECOND, Place, SECOND, human};
 use crate::config::model::{Issuer, KeySource};
 use crate::config::raw;
-use crate::keys::fetch::Trust;
 use crate::keys::{Endpoint, EndpointError, Publication, Schedule};
 use crate::secret::Secret;
 use crate::token::{Algorithm, Family};
@@ -218,14 +217,7 @@ impl Lower<'_, '_> {
         self.refuse_hmac(hmac, &at);
         let allow_http = raw.allow_http == Some(true);
         let endpoint = self.endpoint(text, allow_http, &at);
-        let authority = raw.ca_file.as_ref().and_then(|file| {
-            let at = place.key("ca_file");
-            let pem = self.text_file(file, &at)?;
-            if let Err(why) = Trust::only(&pem) {
-                self.error(&at, "the file has no certificate authorities", why.to_string());
-            }
-            Some(pem)
-        });
+        let authority = raw.ca_file.as_ref().and_then(|file| self.trusted(file, &place.key("ca_file")));
         let schedule = self.schedule(raw, place);
         let publication = endpoint.map(match key {
             "jwks_url" => Publication::Jwks,
@@ -248,7 +240,7 @@ impl Lower<'_, '_> {
             Ok(endpoint) if !endpoint.is_https() && !endpoint.is_loopback() && !allow_http => {
                 self.findings
                     .error(place.span.clone(), format!("`{}` is not protected", place.path), "write `https://`")
-                    .help("whoever is between could put their own keys in; `allow_http: true` says that nobody is");
+                    .help("whoever is between could answer in its place; `allow_http: true` says that nobody is");
                 None
             }
             Ok(endpoint) => Some(endpoint),

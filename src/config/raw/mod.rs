@@ -198,7 +198,7 @@ pub(super) struct Keys {
 }
 
 /// The key of a subject: a secret and what the user database says of the subject. Its source is exactly one
-/// of `postgres` and `pushed`.
+/// of `postgres`, `http` and `pushed`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PerSubject {
@@ -210,6 +210,8 @@ pub(super) struct PerSubject {
     pub(super) derive: Option<DeriveWord>,
     /// A query of the user database.
     pub(super) postgres: Option<Postgres>,
+    /// A service that knows credentials.
+    pub(super) http: Option<CredentialService>,
     /// `true`: told through the admin API, kept in memory alone.
     pub(super) pushed: Option<bool>,
     /// For how long a credential is believed; a notification drops it at once.
@@ -223,7 +225,7 @@ pub(super) struct PerSubject {
     pub(super) max_entries: Option<u64>,
 }
 
-/// The credential fingerprint that tokens carry. Its source is exactly one of `postgres` and `pushed`.
+/// The credential fingerprint that tokens carry. Its source is exactly one of `postgres`, `http` and `pushed`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Credential {
@@ -235,6 +237,8 @@ pub(super) struct Credential {
     pub(super) claim: Option<String>,
     /// A query of the user database.
     pub(super) postgres: Option<Postgres>,
+    /// A service that knows credentials.
+    pub(super) http: Option<CredentialService>,
     /// `true`: told through the admin API, kept in memory alone.
     pub(super) pushed: Option<bool>,
     /// For how long a credential is believed; a notification drops it at once.
@@ -281,6 +285,29 @@ pub(super) struct Postgres {
     /// The channel (`LISTEN`) on which the database names subjects that have changed.
     #[schemars(length(min = 1))]
     pub(super) notify: Option<String>,
+}
+
+/// A service that is asked for the credential of a subject.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CredentialService {
+    /// Gets `{"issuer": "…", "subject": "…"}` as a `POST`, and answers 200 `{"columns": ["…", …]}`.
+    #[schemars(with = "String", length(min = 1), extend("examples" = ["https://users.example.com/credential"]))]
+    pub(super) url: Option<String>,
+    /// Sent as a bearer token. Absent: none is sent.
+    pub(super) token: Option<Secret>,
+    /// Certificates (PEM) of the authorities that may vouch for the service. Absent: those of the system.
+    #[schemars(length(min = 1))]
+    pub(super) ca_file: Option<String>,
+    /// Whether it may be asked unprotected when it is on another machine.
+    #[schemars(extend("default" = false))]
+    pub(super) allow_http: Option<bool>,
+    /// Requests at the same time.
+    #[schemars(range(min = 1, max = 64), extend("default" = 4))]
+    pub(super) connections: Option<u64>,
+    /// What a look-up may take, waiting included.
+    #[schemars(extend("default" = "2s"))]
+    pub(super) timeout: Option<Duration>,
 }
 
 /// Whether a connection is protected.

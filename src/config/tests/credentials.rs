@@ -63,6 +63,22 @@ const SLIPS: &[(&str, &str, &str)] = &[
     ("          query:", "          ca_file: ^accounts.pem\n          query:", "the file holds no certificate"),
     ("        postgres:", "        pushed: true\n        postgres:", "must have one source"),
     ("      pushed: true", "      pushed: false", "must have one source"),
+    ("      pushed: true", "      pushed: true\n      http: { url: https://u.example/c }", "must have one source"),
+    ("      pushed: true", "      http: { url: ^http://u.example/c }", "`allow_http: true` says that nobody is"),
+    ("      pushed: true", "      http: { url: ^https://a:hunter2@u.example/c }", "a user and a password cannot be"),
+    ("      pushed: true", "      ^http: { }", "`url` is missing"),
+    (
+        "      pushed: true",
+        "      http: { url: https://u.example/c, ^token: { file: secrets/words } }",
+        "cannot be sent as a bearer token",
+    ),
+    ("      pushed: true", "      http: { url: https://u.example/c, timeout: ^9s }", "at most 8s"),
+    ("      pushed: true", "      http: { url: https://u.example/c, connections: ^0 }", "at least 1"),
+    (
+        "      pushed: true",
+        "      http: { url: https://u.example/c, ca_file: ^accounts.pem }",
+        "the file has no certificate authorities",
+    ),
     ("      pushed: true", "      pushed: true\n      claim: ^sub", "means something else"),
     ("      pushed: true", "      pushed: true\n      claim: ^\"\"", "is empty"),
     ("      pushed: true", "      pushed: true\n      ttl: ^0s", "at least 1s"),
@@ -78,9 +94,13 @@ const SLIPS: &[(&str, &str, &str)] = &[
 
 fn folder_with_urls() -> tempfile::TempDir {
     let folder = folder();
-    let path = folder.path().join("secrets/sslmode");
-    std::fs::write(&path, "postgres://portcullis:hunter2@db/users?sslmode=disable").unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    for (name, text) in
+        [("sslmode", "postgres://portcullis:hunter2@db/users?sslmode=disable"), ("words", "hunter2 and more")]
+    {
+        let path = folder.path().join("secrets").join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
     folder
 }
 

@@ -139,11 +139,18 @@ async fn what_is_sent_is_what_was_said() {
         stream.write_all(b"HTTP/1.1 404 No\r\nContent-Length: 2\r\n\r\n{}").unwrap();
         (head, body)
     });
-    let answer = plain(BOUNDS).post_json(&at(address, "/q?a=b"), Bytes::from_static(b"{\"a\":1}")).await.unwrap();
+    let secret = HeaderValue::from_static("Bearer abc");
+    let answer =
+        plain(BOUNDS).post_json(&at(address, "/q?a=b"), Some(&secret), Bytes::from_static(b"{\"a\":1}")).await.unwrap();
     assert_eq!((answer.status, &answer.body[..]), (StatusCode::NOT_FOUND, &b"{}"[..]));
     let (head, body) = server.join().unwrap();
     assert!(head.starts_with("POST /q?a=b HTTP/1.1\r\n"), "{head}");
-    for field in ["content-type: application/json", "accept-encoding: identity", "user-agent: portcullis/"] {
+    for field in [
+        "content-type: application/json",
+        "accept-encoding: identity",
+        "user-agent: portcullis/",
+        "authorization: Bearer abc",
+    ] {
         assert!(head.contains(field), "{field}: {head}");
     }
     assert_eq!(body, b"{\"a\":1}");

@@ -63,7 +63,14 @@ impl Columns {
     /// # Errors
     /// [`ColumnsError`], which does not repeat what was read.
     pub fn from_json(json: &[u8]) -> Result<Self, ColumnsError> {
-        let columns: Vec<Option<String>> = serde_json::from_slice(json).map_err(|_| ColumnsError::Json)?;
+        Self::of_texts(serde_json::from_slice(json).map_err(|_| ColumnsError::Json)?)
+    }
+
+    /// As [`Self::new`], of texts that are wiped from now on.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub(super) fn of_texts(columns: Vec<Option<String>>) -> Result<Self, ColumnsError> {
         Self::new(columns.into_iter().map(|column| column.map(Zeroizing::new)).collect())
     }
 

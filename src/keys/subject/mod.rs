@@ -5,8 +5,10 @@
 //! time. A subject that does not exist is an answer; a source that cannot be asked is not.
 
 mod derive;
+mod http;
 mod postgres;
 mod pushed;
+mod source;
 mod wire;
 
 use std::fmt;
@@ -19,9 +21,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub use self::derive::{
     COLUMN_BYTES_MAX, COLUMNS_MAX, Columns, ColumnsError, Derivation, Derive, DeriveError, SUBJECT_BYTES_MAX,
 };
+use self::http::Http;
+pub use self::http::HttpSource;
 use self::postgres::{Listener, Postgres};
-pub use self::postgres::{PostgresError, PostgresSource, PostgresTls};
+pub use self::postgres::{PostgresSource, PostgresTls};
 use self::pushed::Pushed;
+pub use self::source::OpenError;
+use self::source::{AskError, Asked, Complaints};
 use super::credential::{Boarding, Credential, CredentialCache, Known, Lifetimes};
 use super::{KeySet, KeySetError};
 use crate::secret::Secret;
@@ -42,6 +48,8 @@ pub enum Binding {
 pub enum Source {
     /// A query of the user database.
     Postgres(PostgresSource),
+    /// A service that is asked.
+    Http(HttpSource),
     /// Whoever knows them tells us, through the admin API.
     Pushed,
 }
@@ -106,6 +114,7 @@ pub struct Credentials {
     nobody: Arc<Credential>,
     cache: CredentialCache,
     supply: Supply,
+    complaints: Arc<Complaints>,
     clock: Clock,
     /// Told after anything was dropped.
     dropped: Box<dyn Fn() + Send + Sync>,
@@ -114,7 +123,7 @@ pub struct Credentials {
 }
 
 enum Supply {
-    Postgres { postgres: Arc<Postgres>, runtime: Handle },
+    Asked { source: Asked, runtime: Handle },
     Pushed(Pushed),
 }
 
@@ -125,27 +134,31 @@ impl Credentials {
     /// To be called on the runtime that is to ask the source.
     ///
     /// # Errors
-    /// When the connection's URL or its certificates cannot be used.
+    /// When the source's URL or its certificates cannot be used.
     pub fn open(
         issuer: &str,
         terms: &Terms,
         clock: Clock,
         dropped: Box<dyn Fn() + Send + Sync>,
-    ) -> Result<Arc<Self>, PostgresError> {
+    ) -> Result<Arc<Self>, OpenError> {
         let how = match terms.binding {
             Binding::Key(how) => how,
             Binding::Claim(_) => Derive::Hkdf,
         };
-        let supply = match &terms.source {
-            Source::Postgres(source) => {
-                Supply::Postgres { postgres: Arc::new(Postgres::new(source)?), runtime: Handle::current() }
-            }
-            Source::Pushed => Supply::Pushed(Pushed::new(terms.max_entries)),
+        let asked = match &terms.source {
+            Source::Postgres(source) => Some(Asked::Postgres(Arc::new(Postgres::new(source)?))),
+            Source::Http(source) => Some(Asked::Http(Arc::new(Http::new(source)?))),
+            Source::Pushed => None,
+        };
+        let supply = match asked {
+            Some(source) => Supply::Asked { source, runtime: Handle::current() },
+            None => Supply::Pushed(Pushed::new(terms.max_entries)),
         };
         let channel = match &terms.source {
             Source::Postgres(source) => source.notify.clone(),
-            Source::Pushed => None,
+            Source::Http(_) | Source::Pushed => None,
         };
+        let complaints = Arc::<Complaints>::default();
         let stop = CancellationToken::new();
         let credentials = Arc::new(Self {
             issuer: issuer.to_owned(),
@@ -154,13 +167,20 @@ impl Credentials {
             cache: CredentialCache::new(terms.max_entries, terms.lifetimes, channel.is_some()),
             terms: terms.clone(),
             supply,
+            complaints: Arc::clone(&complaints),
             clock,
             dropped,
             _listening: channel.is_some().then(|| stop.clone().drop_guard()),
         });
-        if let (Some(channel), Supply::Postgres { postgres, runtime }) = (channel, &credentials.supply) {
-            let listener =
-                Listener { postgres: Arc::clone(postgres), channel, credentials: Arc::downgrade(&credentials) };
+        if let (Some(channel), Supply::Asked { source: Asked::Postgres(postgres), runtime }) =
+            (channel, &credentials.supply)
+        {
+            let listener = Listener {
+                postgres: Arc::clone(postgres),
+                channel,
+                credentials: Arc::downgrade(&credentials),
+                complaints,
+            };
             runtime.spawn(async move {
                 tokio::select! {
                     () = listener.run() => {}
@@ -197,7 +217,7 @@ impl Credentials {
         }
         match &self.supply {
             Supply::Pushed(pushed) => pushed.find(subject),
-            Supply::Postgres { .. } => self.cache.find(subject, now),
+            Supply::Asked { .. } => self.cache.find(subject, now),
         }
     }
 
@@ -206,15 +226,15 @@ impl Credentials {
     /// # Errors
     /// When the source cannot be asked. Nothing is then known of the subject.
     pub async fn look_up(self: &Arc<Self>, subject: &str) -> Result<(), Unavailable> {
-        let Supply::Postgres { postgres, runtime } = &self.supply else { return Err(Unavailable::NotPushed) };
+        let Supply::Asked { source, runtime } = &self.supply else { return Err(Unavailable::NotPushed) };
         let mut landed = match self.cache.board(subject) {
             Boarding::Full => return Err(Unavailable::Busy),
             Boarding::Joined(landed) => landed,
             Boarding::Begun(announce, landed) => {
                 let flight = Flight { credentials: Arc::clone(self), subject: subject.to_owned() };
-                let postgres = Arc::clone(postgres);
+                let source = source.clone();
                 runtime.spawn(async move {
-                    let found = flight.run(&postgres).await;
+                    let found = flight.run(&source).await;
                     // Off the list first: who comes now begins anew and is not told of the past.
                     drop(flight);
                     announce.send_replace(Some(found));
@@ -252,7 +272,7 @@ impl Credentials {
     pub fn forget(&self, subject: &str) -> Result<(), PushError> {
         match &self.supply {
             Supply::Pushed(pushed) => pushed.put(subject, None).map_err(|_| PushError::Full)?,
-            Supply::Postgres { .. } => self.cache.forget(subject),
+            Supply::Asked { .. } => self.cache.forget(subject),
         }
         (self.dropped)();
         Ok(())
@@ -308,15 +328,15 @@ struct Flight {
 
 impl Flight {
     /// Asks until an answer was not overtaken by a change, and says whether there is one.
-    async fn run(&self, postgres: &Postgres) -> bool {
+    async fn run(&self, source: &Asked) -> bool {
         let asking = async {
             loop {
                 let asked_at = self.credentials.clock.now();
-                let answer = postgres.ask(&self.subject).await?;
+                let answer = source.ask(&self.credentials.issuer, &self.subject).await?;
                 let credential = match answer.as_ref().map(|columns| self.credentials.derive(&self.subject, columns)) {
                     None | Some(Err(PushError::Derive(DeriveError::NoPasswordHash))) => None,
                     Some(Ok(credential)) => Some(credential),
-                    Some(Err(error)) => return Err(PostgresError::Columns(error.to_string())),
+                    Some(Err(error)) => return Err(AskError::Unusable(error.to_string())),
                 };
                 let now = self.credentials.clock.now();
                 if self.credentials.cache.land(&self.subject, credential, (asked_at, now)) {
@@ -324,11 +344,11 @@ impl Flight {
                 }
             }
         };
-        let outcome = timeout(postgres.timeout(), asking).await.unwrap_or(Err(PostgresError::Slow(postgres.timeout())));
+        let outcome = timeout(source.timeout(), asking).await.unwrap_or(Err(AskError::Slow(source.timeout())));
         match outcome {
             Ok(()) => true,
             Err(error) => {
-                postgres.complain(&self.credentials.issuer, &error);
+                self.credentials.complaints.complain(&self.credentials.issuer, &error);
                 false
             }
         }

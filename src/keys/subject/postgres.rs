@@ -15,7 +15,7 @@ use rustls::pki_types::pem::PemObject;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
@@ -24,11 +24,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::Credentials;
 use super::derive::{COLUMNS_MAX, Columns};
+use super::source::{AskError, Complaints};
 use super::wire::{Subject, Text};
 use crate::secret::Secret;
-
-/// Trouble with the database is logged once in this time: every request of every subject meets it.
-const COMPLAINT_EVERY: Duration = Duration::from_secs(10);
 
 /// How often the listening connection is tried, and for how long an answer may take: a peer that vanished
 /// without a word is noticed within twice this.
@@ -123,7 +121,6 @@ pub(super) struct Postgres {
     timeout: Duration,
     permits: Semaphore,
     idle: Mutex<Vec<Ready>>,
-    complained: Mutex<Option<Instant>>,
 }
 
 /// A connection on which the query is prepared.
@@ -165,7 +162,6 @@ impl Postgres {
             timeout: source.timeout,
             permits: Semaphore::new(source.connections),
             idle: Mutex::new(Vec::new()),
-            complained: Mutex::new(None),
         })
     }
 
@@ -271,15 +267,6 @@ impl Postgres {
     fn put_back(&self, ready: Ready) {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(ready);
     }
-
-    /// Tells the operator, now and then.
-    pub(super) fn complain(&self, issuer: &str, error: &PostgresError) {
-        let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
-        if complained.is_none_or(|last| last.elapsed() >= COMPLAINT_EVERY) {
-            *complained = Some(Instant::now());
-            tracing::error!(issuer, %error, "failed to ask the user database for a credential");
-        }
-    }
 }
 
 impl fmt::Debug for Postgres {
@@ -321,6 +308,7 @@ pub(super) struct Listener {
     pub(super) postgres: Arc<Postgres>,
     pub(super) channel: String,
     pub(super) credentials: Weak<Credentials>,
+    pub(super) complaints: Arc<Complaints>,
 }
 
 impl Listener {
@@ -338,8 +326,8 @@ impl Listener {
                     self.deaf(true);
                     tracing::warn!(issuer, "no longer listening for changed credentials: each is asked for until then");
                 }
-                Ok(Err(error)) => self.postgres.complain(&issuer, &error),
-                Err(_) => self.postgres.complain(&issuer, &PostgresError::Slow(self.postgres.timeout)),
+                Ok(Err(error)) => self.complaints.complain(&issuer, &error.into()),
+                Err(_) => self.complaints.complain(&issuer, &AskError::Slow(self.postgres.timeout)),
             }
             // Not all nodes at the same moment.
             tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
