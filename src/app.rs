@@ -22,6 +22,7 @@ pub use self::control::Control;
 use crate::admin;
 use crate::cli::{Exit, Failure, RunOptions};
 use crate::config::{self, Loaded, StoreConfig};
+use crate::gate::Replays;
 use crate::intake::Ledger;
 use crate::proxy::{Shared, Snapshot};
 use crate::revocation::RevocationMap;
@@ -138,6 +139,7 @@ impl Gateway {
             metrics: Arc::clone(&metrics),
             map: Arc::clone(&map),
             clock: clock.clone(),
+            replays: Arc::new(Replays::new(config.token.proofs.max, started_at)),
             ledger: Arc::default(),
         };
         let snapshot = build::snapshot(&config, &parts, None).map_err(|error| failure(&error))?;

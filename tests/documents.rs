@@ -14,6 +14,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/proxy.md",
     "docs/requirements.md",
     "docs/revocation.md",
+    "docs/sender-constrained.md",
     "docs/sessions.md",
     "docs/subjects.md",
     "deploy/README.md",

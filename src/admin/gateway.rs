@@ -128,8 +128,8 @@ pub struct Explanation {
 /// One step of a decision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Step {
-    /// `route`, `present`, `parse`, `issuer`, `key`, `signature`, `claims`, `times`, `standing`,
-    /// `requirement`.
+    /// `route`, `present`, `parse`, `issuer`, `key`, `signature`, `claims`, `times`, `standing`, `sender` (of
+    /// tokens that are bound to their holder), `requirement`.
     pub name: &'static str,
     /// Whether it was passed.
     pub passed: bool,

@@ -8,7 +8,7 @@ use super::credentials::{self, CredentialSupplier};
 use super::keys;
 use crate::cli::Exit;
 use crate::config::{Config, Issuer, KeySource};
-use crate::gate::{Gate, Kind, TrustedIssuer};
+use crate::gate::{Gate, Kind, Replays, Senders, TrustedIssuer};
 use crate::intake::Ledger;
 use crate::keys::Published;
 use crate::keys::fetch::TrustError;
@@ -27,6 +27,8 @@ pub(super) struct Parts {
     pub(super) metrics: Arc<Metrics>,
     pub(super) map: Arc<RevocationMap>,
     pub(super) clock: Clock,
+    /// Proofs of possession that were used.
+    pub(super) replays: Arc<Replays>,
     /// The way to the store, once it is open.
     pub(super) ledger: Arc<OnceLock<Arc<Ledger>>>,
 }
@@ -139,7 +141,15 @@ pub(super) fn snapshot(config: &Config, parts: &Parts, before: Option<&Snapshot>
     }
     published.resize(issuers.len(), None);
     let suppliers = issuers.iter().zip(&published).map(|(issuer, keys)| supplier(issuer, keys.clone())).collect();
-    let gate = Gate::new(issuers, config.token.max_bytes, Arc::clone(&parts.map));
+    let proofs = &config.token.proofs;
+    let senders = Senders {
+        algorithms: proofs.algorithms.clone(),
+        proof_max_age: proofs.max_age,
+        clock_skew: proofs.clock_skew,
+        replays: Arc::clone(&parts.replays),
+        demanded: config.issuers.iter().map(|issuer| issuer.sender).collect(),
+    };
+    let gate = Gate::new(issuers, config.token.max_bytes, Arc::clone(&parts.map)).with_senders(senders);
     let access_log = match before.filter(|before| before.config.access_log == config.access_log) {
         Some(before) => Arc::clone(&before.access_log),
         None => {

@@ -78,6 +78,7 @@ impl Control {
         if let Some(session) = &snapshot.config.session {
             self.shared.registry.set_max(session.devices.max);
         }
+        self.parts.replays.set_max(snapshot.config.token.proofs.max);
         self.shared.snapshot.store(Arc::new(snapshot));
         // Whatever was judged under the old keys and rules is judged again.
         self.parts.map.bump();
@@ -227,10 +228,11 @@ pub(super) async fn keep_house(control: &Control) {
 }
 
 async fn sweep(control: &Control) {
-    let shared = Arc::clone(&control.shared);
+    let (shared, replays) = (Arc::clone(&control.shared), Arc::clone(&control.parts.replays));
     let sweeping = tokio::task::spawn_blocking(move || {
         let now = shared.clock.now();
         shared.registry.sweep(now);
+        replays.sweep(now);
         if let Some(sessions) = &shared.snapshot.load().sessions {
             sessions.sweep(now);
             if let Err(error) = sessions.prune(now) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{HeaderName, Method};
 use ipnet::IpNet;
 
-use crate::gate::Requirement;
+use crate::gate::{Constraint, Requirement};
 use crate::keys::subject::Terms;
 use crate::keys::{Publication, Schedule};
 use crate::secret::Secret;
@@ -119,6 +119,8 @@ pub struct Issuer {
     pub cutoff_margin: Duration,
     /// The issuer states `auth_time`, and no token older than this since authentication is honoured.
     pub max_authentication_age: Option<Duration>,
+    /// How all of its tokens must be bound to their holder.
+    pub sender: Option<Constraint>,
     /// What its tokens hang on besides a signature: the current credentials of its subjects.
     pub credentials: Option<Terms>,
     /// Put before `sub` in sessions opened with its tokens.
@@ -170,6 +172,23 @@ pub struct TokenConfig {
     pub realm: String,
     /// Bytes of verified tokens that each worker remembers.
     pub cache_bytes: u64,
+    /// Proofs of possession for tokens that are bound to a key.
+    pub proofs: Proofs,
+}
+
+/// What proofs of possession must be (RFC 9449).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proofs {
+    /// Algorithms allowed; never empty, never HMAC.
+    pub algorithms: Vec<Algorithm>,
+    /// The same as challenges spell them, joined by spaces.
+    pub spelled: String,
+    /// For how long a proof is good.
+    pub max_age: Duration,
+    /// Tolerance between the clocks of clients and ours.
+    pub clock_skew: Duration,
+    /// Used proofs remembered at most.
+    pub max: usize,
 }
 
 /// One place a token may be in.

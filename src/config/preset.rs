@@ -57,16 +57,19 @@ pub(super) const fn account(preset: Preset) -> Option<HeaderName> {
 
 /// Headers that mean something to the protocol or to the gateway itself: an identity in one of them
 /// would break framing, routing or the token, or be removed again on its way.
-const TAKEN: [&str; 45] = [
+const TAKEN: [&str; 48] = [
     "accept-encoding",
     "authorization",
     "cache-control",
+    "client-cert",
+    "client-cert-chain",
     "connection",
     "content-encoding",
     "content-length",
     "content-type",
     "cookie",
     "date",
+    "dpop",
     "expect",
     "forwarded",
     "host",

@@ -10,14 +10,14 @@ use super::credential::{held_by_claim, subject_signer};
 use super::issuer::{Kind, TrustedIssuer};
 use super::requirement::Facts;
 use super::verified::{self, Held, Verified};
-use super::{Demand, Denial, Need, TokenCache, Unenforced, Unsettled};
+use super::{Demand, Denial, Need, Presentation, Senders, TokenCache, Unenforced, Unsettled};
 use crate::keys::VerifyingKey;
 use crate::keys::subject::Binding;
 use crate::revocation::{RevocationMap, Standing};
 use crate::session::Open;
 use crate::time::Timestamp;
-use crate::token::present::Unread;
-use crate::token::{Algorithm, Compact, Lineage, ParseError, PolicyError};
+use crate::token::present::Scheme;
+use crate::token::{Algorithm, Compact, Confirmation, Lineage, ParseError, PolicyError};
 
 /// What tokens are judged by: one snapshot, replaced whole at a reload.
 #[derive(Debug)]
@@ -25,6 +25,7 @@ pub struct Gate {
     issuers: Vec<TrustedIssuer>,
     max_token_bytes: usize,
     revocations: Arc<RevocationMap>,
+    senders: Senders,
 }
 
 /// Proof of one positive decision. Forwarding consumes it, so that a request without a decision does
@@ -107,8 +108,20 @@ impl From<Denial> for Stage {
 impl Gate {
     /// A gate for these issuers; tokens longer than `max_token_bytes` are not looked at.
     #[must_use]
-    pub const fn new(issuers: Vec<TrustedIssuer>, max_token_bytes: usize, revocations: Arc<RevocationMap>) -> Self {
-        Self { issuers, max_token_bytes, revocations }
+    pub fn new(issuers: Vec<TrustedIssuer>, max_token_bytes: usize, revocations: Arc<RevocationMap>) -> Self {
+        Self { issuers, max_token_bytes, revocations, senders: Senders::default() }
+    }
+
+    /// The same with these rules for tokens that are bound to their holder.
+    #[must_use]
+    pub fn with_senders(self, senders: Senders) -> Self {
+        Self { senders, ..self }
+    }
+
+    /// The rules for tokens that are bound to their holder.
+    #[must_use]
+    pub const fn senders(&self) -> &Senders {
+        &self.senders
     }
 
     /// The issuers, by index.
@@ -123,7 +136,7 @@ impl Gate {
         &self.revocations
     }
 
-    /// Judges `token` for a route that makes `demand`, at `now`.
+    /// Judges what is `presented` for a route that makes `demand`, at `now`.
     ///
     /// # Errors
     ///
@@ -131,13 +144,14 @@ impl Gate {
     pub fn admit(
         &self,
         cache: &TokenCache,
-        token: Unread<'_>,
+        presented: Presentation<'_>,
         demand: &Demand,
         now: Timestamp,
     ) -> Result<Admission, Unsettled> {
         // The epoch is read before anything is looked up: what is written after it was released is
         // seen by the next request at the latest.
         let epoch = self.revocations.epoch();
+        let token = presented.token;
         let (entry, verified) = match cache.find(token.bytes()) {
             Some(entry) => (entry, None),
             None => {
@@ -170,6 +184,11 @@ impl Gate {
             entry.good_until.set(good_until);
             entry.judged_at.set(epoch);
         }
+        // Last of what is about the token itself, for a proof is used up by it. Nothing after it is lacking:
+        // the question is not asked twice with one proof.
+        if entry.verified.confirmation.is_some() || token.scheme() == Scheme::Dpop {
+            self.confirm(&entry.verified, presented, now).map_err(refuse)?;
+        }
         self.satisfies(&entry.verified, demand, now).map_err(refuse)?;
         Ok(Admission { issuer, cached: verified.is_none(), verified, permit: Permit(Holder::Bearer(entry)) })
     }
@@ -180,10 +199,17 @@ impl Gate {
     /// # Errors
     ///
     /// The first step that fails; or what must be had first.
-    pub fn admit_expired(&self, token: &str, demand: &Demand, now: Timestamp) -> Result<Permit, Unsettled> {
-        let verified = self.authenticate(token, now)?;
+    pub fn admit_expired(
+        &self,
+        presented: Presentation<'_>,
+        demand: &Demand,
+        now: Timestamp,
+    ) -> Result<Permit, Unsettled> {
+        let text = presented.token.text().map_err(|_| Stage::from(Denial::MultipleTokens))?;
+        let verified = self.authenticate(text, now)?;
         let refuse = |denial| Stage { denial, issuer: Some(verified.issuer) };
         self.standing(&verified).map_err(refuse)?;
+        self.confirm(&verified, presented, now).map_err(refuse)?;
         self.satisfies(&verified, demand, now).map_err(refuse)?;
         Ok(Permit::public())
     }
@@ -285,6 +311,7 @@ impl Gate {
         let facts = Facts {
             claims: &verified.claims,
             lineage: verified.lineage.as_ref(),
+            confirmation: verified.confirmation.as_deref(),
             authenticated: verified.authenticated(),
             skew: authority.map_or(Duration::ZERO, |issuer| issuer.policy.clock_skew),
             comes_from: &|wanted| {
@@ -392,6 +419,11 @@ impl Gate {
             (None, Some(_), None) => None,
             (None, None, _) => held_by_claim(index, issuer, &claims)?,
         };
+        let confirmation = Confirmation::read(&claims.all).map_err(|_| Denial::MalformedClaim)?;
+        let bound_enough = |index| self.is_bound_enough(index, confirmation.as_ref());
+        if !bound_enough(index) || origin_issuer.is_some_and(|origin| !bound_enough(origin)) {
+            return Err(Denial::TokenNotBound);
+        }
         let targets = verified::targets(&claims, lineage.as_ref(), &name, key.thumbprint());
         Ok(Verified {
             issuer: index,
@@ -400,6 +432,7 @@ impl Gate {
             from: claims.not_before.unwrap_or(claims.issued).max(claims.issued).minus(skew),
             until: claims.expires.plus(skew),
             authentication_until,
+            confirmation: confirmation.map(Box::new),
             held,
             references: verified::references(&self.revocations, &targets),
             claims,

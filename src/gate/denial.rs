@@ -1,5 +1,6 @@
 //! Why a request was refused: one closed list for body, log, metric and `explain`.
 
+use super::ProofFault;
 use crate::revocation::TargetKind;
 
 /// Proof of one negative decision. Each variant is a fact; `proxy::answer` alone turns it into HTTP.
@@ -49,6 +50,16 @@ pub enum Denial {
     SessionTooOld,
     /// The subject's credential is not the one that the token, or the one that opened its session, hangs on.
     CredentialChanged,
+    /// The token is bound to a key, and what proves that its sender has it is not good (RFC 9449 §4.3).
+    InvalidProof(ProofFault),
+    /// The token is bound to a key, and came as a bearer token (RFC 9449 §7.2).
+    BoundTokenAsBearer,
+    /// The token is not bound to its holder, and the route, its issuer or the way it came demand that.
+    TokenNotBound,
+    /// The token is bound to a certificate that its sender did not connect with (RFC 8705 §3).
+    CertificateMismatch,
+    /// As many proofs as may be are remembered already; an earlier one is not forgotten for this one.
+    ProofsExhausted,
     /// The route demands scopes that the token lacks; they are named to the caller (RFC 6750 §3.1).
     InsufficientScope(String),
     /// The route demands claim values that the token lacks.
@@ -96,6 +107,11 @@ impl Denial {
             Self::Revoked(TargetKind::All) => "revoked_all",
             Self::SessionTooOld => "session_too_old",
             Self::CredentialChanged => "credential_changed",
+            Self::InvalidProof(_) => "invalid_dpop_proof",
+            Self::BoundTokenAsBearer => "bound_token_as_bearer",
+            Self::TokenNotBound => "token_not_bound",
+            Self::CertificateMismatch => "certificate_mismatch",
+            Self::ProofsExhausted => "proofs_exhausted",
             Self::InsufficientScope(_) => "insufficient_scope",
             Self::ClaimMismatch => "claim_mismatch",
             Self::InsufficientUserAuthentication { .. } => "insufficient_user_authentication",

@@ -11,7 +11,9 @@ mod decide;
 mod denial;
 mod issuer;
 mod need;
+mod replay;
 mod requirement;
+mod sender;
 mod verified;
 
 pub use cache::{Remembered, TokenCache};
@@ -19,5 +21,7 @@ pub use decide::{Admission, Gate, Passage, Permit, Stage};
 pub use denial::Denial;
 pub use issuer::{Kind, TrustedIssuer};
 pub use need::{Need, Unsettled};
-pub use requirement::{ClaimRule, Demand, Pattern, PatternError, Requirement, Test, Unenforced};
+pub use replay::{NotNew, REPLAYS_MAX, Replays};
+pub use requirement::{ClaimRule, Constraint, Demand, Pattern, PatternError, Requirement, Test, Unenforced};
+pub use sender::{Presentation, ProofFault, Sender, Senders};
 pub use verified::Verified;

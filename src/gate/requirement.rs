@@ -8,7 +8,7 @@ use serde_json::{Number, Value};
 
 use super::Denial;
 use crate::time::Timestamp;
-use crate::token::{Claims, Lineage};
+use crate::token::{Claims, Confirmation, Lineage};
 
 /// The longest pattern, in bytes.
 const PATTERN_BYTES_MAX: usize = 1024;
@@ -65,6 +65,31 @@ pub struct Demand {
     pub max_age: Option<Duration>,
     /// Authentication contexts (`acr`), one of which it must have. Empty: any.
     pub acr: Vec<String>,
+    /// How it must be bound to its holder.
+    pub sender: Option<Constraint>,
+}
+
+/// How a token must be bound to its holder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Constraint {
+    /// In any way that is checked.
+    Any,
+    /// To a key that signs a proof for each request (RFC 9449).
+    Dpop,
+    /// To a certificate that its holder connects with (RFC 8705).
+    Mtls,
+}
+
+impl Constraint {
+    /// Whether a token that is bound like this meets it.
+    #[must_use]
+    pub fn is_met_by(self, confirmation: Option<&Confirmation>) -> bool {
+        confirmation.is_some_and(|it| match self {
+            Self::Any => it.key.is_some() || it.certificate.is_some(),
+            Self::Dpop => it.key.is_some(),
+            Self::Mtls => it.certificate.is_some(),
+        })
+    }
 }
 
 /// What one claim must be. A claim that is absent never satisfies a rule.
@@ -167,6 +192,8 @@ pub(super) struct Facts<'a> {
     pub(super) claims: &'a Claims,
     /// Where its session comes from.
     pub(super) lineage: Option<&'a Lineage>,
+    /// Whom it is bound to.
+    pub(super) confirmation: Option<&'a Confirmation>,
     /// When its holder authenticated, if that is known.
     pub(super) authenticated: Option<Timestamp>,
     /// The tolerance between our clock and that of whoever states `auth_time`.
@@ -183,11 +210,14 @@ impl Demand {
     ///
     /// # Errors
     ///
-    /// [`Denial::ClaimMismatch`], [`Denial::AudienceNotAllowed`], [`Denial::InsufficientScope`] with the
+    /// [`Denial::TokenNotBound`], [`Denial::ClaimMismatch`], [`Denial::AudienceNotAllowed`], [`Denial::InsufficientScope`] with the
     /// scopes that would do, or [`Denial::InsufficientUserAuthentication`] with the authentication that
     /// would.
     pub(super) fn check(&self, facts: &Facts<'_>, now: Timestamp) -> Result<(), Denial> {
         let Facts { claims, lineage, comes_from, .. } = *facts;
+        if self.sender.is_some_and(|wanted| !wanted.is_met_by(facts.confirmation)) {
+            return Err(Denial::TokenNotBound);
+        }
         if !self.issuers.is_empty() && !self.issuers.iter().any(|name| comes_from(name)) {
             return Err(Denial::ClaimMismatch);
         }

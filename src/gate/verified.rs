@@ -6,7 +6,7 @@ use crate::keys::VerifyingKey;
 use crate::revocation::{RevocationMap, Target, TargetKind, TargetRef};
 use crate::session::Open;
 use crate::time::Timestamp;
-use crate::token::{Claims, Lineage};
+use crate::token::{Claims, Confirmation, Lineage};
 
 /// Claims that may be believed, with everything a revocation can name them by.
 ///
@@ -34,6 +34,8 @@ pub struct Verified {
     pub until: Timestamp,
     /// From when on its authentication is too old for its issuer.
     pub authentication_until: Option<Timestamp>,
+    /// Whom it is bound to; boxed, for most are bound to nobody.
+    pub confirmation: Option<Box<Confirmation>>,
     /// The credential it hangs on: its own subject's, or for a session its parent's.
     pub(super) held: Option<Held>,
     /// What revocations can name it by, as the map knows them.

@@ -10,9 +10,12 @@ use aws_lc_rs::signature::{
     RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384,
     RSA_PSS_2048_8192_SHA512, RsaParameters, VerificationAlgorithm,
 };
+use serde_json::{Map, Value};
 
 use super::Unfit;
 use super::fit::Material;
+use super::jwk::Jwk;
+use super::thumbprint::thumbprint;
 use crate::token::Algorithm;
 
 /// A key that verifies signatures, bound to one algorithm: what a token says of its own algorithm can
@@ -49,6 +52,22 @@ impl VerifyingKey {
             }
         };
         Ok(Self { key_id: key_id.map(Box::from), algorithm, thumbprint, verifier })
+    }
+
+    /// The key that a proof of possession carries in its header (RFC 9449 §4.2), judged as one that is
+    /// configured. Whether it counts, its thumbprint says: it must be the one that a token names.
+    ///
+    /// # Errors
+    /// [`Unfit`]; a secret or a private half among its members is one of the reasons.
+    pub fn of_proof(members: &Map<String, Value>, algorithm: Algorithm) -> Result<Self, Unfit> {
+        let jwk = Jwk::read(members, false)?;
+        if members.contains_key("k") {
+            return Err(Unfit::Private);
+        }
+        if !jwk.material.suits(algorithm) || jwk.algorithm.is_some_and(|own| own != algorithm) {
+            return Err(Unfit::AlgorithmMismatch);
+        }
+        Self::new(&jwk.material, algorithm, None, thumbprint(&jwk.material).into())
     }
 
     /// The `kid` its owner gave it: an alias, not an identity.

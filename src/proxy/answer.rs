@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 
 use super::path::PathError;
-use crate::gate::Denial;
+use crate::gate::{Denial, ProofFault};
 
 /// Why a request is answered by the gateway and not by an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +57,8 @@ pub enum Refusal {
 pub struct Context<'a> {
     /// `token.realm`.
     pub realm: &'a str,
+    /// Algorithms that proofs of possession may be signed with, joined by spaces.
+    pub proof_algorithms: &'a str,
     /// The request's id.
     pub request_id: &'a str,
 }
@@ -138,7 +140,9 @@ impl Refusal {
         }
     }
 
-    const fn detail(&self) -> &'static str {
+    /// What a caller is told of it.
+    #[must_use]
+    pub const fn detail(&self) -> &'static str {
         match self {
             Self::Denied(denial) => denial_detail(denial),
             Self::LoginRefused(_) => "this login is not allowed",
@@ -168,14 +172,14 @@ impl Refusal {
     pub fn response(&self, context: Context<'_>) -> Response<Bytes> {
         let mut headers = HeaderMap::with_capacity(6);
         if let Self::Denied(denial) = self
-            && let Some(challenge) = challenge(denial, context.realm)
+            && let Some(challenge) = challenge(denial, context)
         {
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         if let Self::MethodNotAllowed(allowed) = self {
             headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
         }
-        if matches!(self, Self::StoreNotDurable | Self::Denied(Denial::KeysUnavailable)) {
+        if matches!(self, Self::StoreNotDurable | Self::Denied(Denial::KeysUnavailable | Denial::ProofsExhausted)) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
         }
         if self.closes() {
@@ -211,8 +215,8 @@ pub(super) fn json(status: StatusCode, content_type: &'static str, body: String)
 const fn denial_status(denial: &Denial) -> StatusCode {
     match denial {
         Denial::MultipleTokens => StatusCode::BAD_REQUEST,
-        // Nobody is signed out because a key server is down.
-        Denial::KeysUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        // Nobody is signed out because a key server is down, or because others send too many proofs.
+        Denial::KeysUnavailable | Denial::ProofsExhausted => StatusCode::SERVICE_UNAVAILABLE,
         Denial::InsufficientScope(_) | Denial::ClaimMismatch | Denial::CrossSite => StatusCode::FORBIDDEN,
         Denial::MissingToken
         | Denial::MalformedToken
@@ -233,6 +237,10 @@ const fn denial_status(denial: &Denial) -> StatusCode {
         | Denial::Revoked(_)
         | Denial::SessionTooOld
         | Denial::CredentialChanged
+        | Denial::InvalidProof(_)
+        | Denial::BoundTokenAsBearer
+        | Denial::TokenNotBound
+        | Denial::CertificateMismatch
         | Denial::InsufficientUserAuthentication { .. } => StatusCode::UNAUTHORIZED,
     }
 }
@@ -261,6 +269,11 @@ const fn denial_detail(denial: &Denial) -> &'static str {
         Denial::Revoked(_) => "the token was revoked",
         Denial::CredentialChanged => "the credentials of the account have changed",
         Denial::SessionTooOld => "a new login is needed",
+        Denial::InvalidProof(fault) => proof_detail(*fault),
+        Denial::BoundTokenAsBearer => "the token is bound to a key: it is no bearer token",
+        Denial::TokenNotBound => "the token must be bound to its holder, and is not",
+        Denial::CertificateMismatch => "the token is bound to another client certificate",
+        Denial::ProofsExhausted => "too many proofs of possession have come lately",
         Denial::InsufficientScope(_) => "the token lacks a scope",
         Denial::ClaimMismatch => "the token does not meet this route's conditions",
         Denial::InsufficientUserAuthentication { .. } => "a more recent or a stronger login is needed",
@@ -268,9 +281,27 @@ const fn denial_detail(denial: &Denial) -> &'static str {
     }
 }
 
-/// The `WWW-Authenticate` value (RFC 6750 §3), parameters in fixed order.
-fn challenge(denial: &Denial, realm: &str) -> Option<HeaderValue> {
-    let realm = quoted(realm);
+/// What a client must know to make a better proof.
+const fn proof_detail(fault: ProofFault) -> &'static str {
+    match fault {
+        ProofFault::Missing => "the token is bound to a key, and no proof of possession came with it",
+        ProofFault::Several => "exactly one proof of possession must come",
+        ProofFault::Malformed => "the proof of possession is malformed",
+        ProofFault::Algorithm => "the algorithm of the proof of possession is not allowed",
+        ProofFault::Key => "the key of the proof of possession cannot be used",
+        ProofFault::Signature => "the signature of the proof of possession does not verify",
+        ProofFault::Method => "the proof of possession was made for another method",
+        ProofFault::Target => "the proof of possession was made for another URL",
+        ProofFault::Age => "the proof of possession is too old, or from the future",
+        ProofFault::Token => "the proof of possession was made for another token",
+        ProofFault::Binding => "the token is bound to another key",
+        ProofFault::Used => "the proof of possession was used before",
+    }
+}
+
+/// The `WWW-Authenticate` value (RFC 6750 §3, RFC 9449 §7.1), parameters in fixed order.
+fn challenge(denial: &Denial, context: Context<'_>) -> Option<HeaderValue> {
+    let (realm, algorithms) = (quoted(context.realm), quoted(context.proof_algorithms));
     let text = match (denial, denial_status(denial)) {
         (Denial::MissingToken, _) => format!("Bearer realm={realm}"),
         (Denial::MultipleTokens, _) => format!("Bearer realm={realm}, error=\"invalid_request\""),
@@ -283,7 +314,12 @@ fn challenge(denial: &Denial, realm: &str) -> Option<HeaderValue> {
         }
         (Denial::ClaimMismatch, _) => format!("Bearer realm={realm}, error=\"insufficient_scope\""),
         (Denial::InsufficientUserAuthentication { max_age, acr_values }, _) => step_up(&realm, *max_age, acr_values),
-        (Denial::CrossSite | Denial::KeysUnavailable, _) => return None,
+        (Denial::InvalidProof(_), _) => format!("DPoP error=\"invalid_dpop_proof\", algs={algorithms}"),
+        (Denial::BoundTokenAsBearer | Denial::TokenNotBound, _) => {
+            let detail = quoted(denial_detail(denial));
+            format!("Bearer realm={realm}, error=\"invalid_token\", error_description={detail}, DPoP algs={algorithms}")
+        }
+        (Denial::CrossSite | Denial::KeysUnavailable | Denial::ProofsExhausted, _) => return None,
         (other, _) => {
             let detail = quoted(denial_detail(other));
             format!("Bearer realm={realm}, error=\"invalid_token\", error_description={detail}")
@@ -334,7 +370,8 @@ mod tests {
     use crate::revocation::TargetKind;
 
     fn answered(refusal: &Refusal) -> (u16, Option<String>, String) {
-        let response = refusal.response(Context { realm: "shop \"1\"", request_id: "r1" });
+        let response =
+            refusal.response(Context { realm: "shop \"1\"", proof_algorithms: "ES256 EdDSA", request_id: "r1" });
         let challenge = response.headers().get(header::WWW_AUTHENTICATE).map(|it| it.to_str().unwrap().to_owned());
         (response.status().as_u16(), challenge, String::from_utf8(response.body().to_vec()).unwrap())
     }
@@ -344,6 +381,7 @@ mod tests {
         let described = |text: &str| {
             Some(format!(r#"Bearer realm="shop \"1\"", error="invalid_token", error_description="{text}""#))
         };
+        let unbound = |text: &str| described(text).map(|text| format!(r#"{text}, DPoP algs="ES256 EdDSA""#));
         let bare = Some(r#"Bearer realm="shop \"1\"", error="invalid_token""#.to_owned());
         let invalid = Some(r#"Bearer realm="shop \"1\"", error="invalid_request""#.to_owned());
         let scope = Some(r#"Bearer realm="shop \"1\"", error="insufficient_scope", scope="a b""#.to_owned());
@@ -378,6 +416,15 @@ mod tests {
             (step_up(Some(300), ""), 401, stepping(r#"max_age="300""#)),
             (step_up(None, "mfa"), 401, stepping(r#"acr_values="mfa""#)),
             (step_up(Some(0), "phr \"x\""), 401, stepping(r#"max_age="0", acr_values="phr \"x\"""#)),
+            (
+                Denial::InvalidProof(ProofFault::Used),
+                401,
+                Some(r#"DPoP error="invalid_dpop_proof", algs="ES256 EdDSA""#.to_owned()),
+            ),
+            (Denial::BoundTokenAsBearer, 401, unbound("the token is bound to a key: it is no bearer token")),
+            (Denial::TokenNotBound, 401, unbound("the token must be bound to its holder, and is not")),
+            (Denial::CertificateMismatch, 401, described("the token is bound to another client certificate")),
+            (Denial::ProofsExhausted, 503, None),
             (Denial::CrossSite, 403, None),
             (Denial::KeysUnavailable, 503, None),
         ] {

@@ -5,15 +5,16 @@ use serde_json::Value;
 
 use super::answer::Refusal;
 use super::need::settle;
+use super::sender::RequestSender;
 use super::snapshot::Snapshot;
 use super::{path, target};
 use crate::admin::{Explanation, Question, Step};
 use crate::config::TokenPlace;
-use crate::gate::{Denial, Gate, Requirement, TokenCache, Verified};
+use crate::gate::{Denial, Gate, Presentation, Requirement, Verified};
 use crate::session::origin;
 use crate::time::{Clock, Timestamp};
 use crate::token::Compact;
-use crate::token::present::present;
+use crate::token::present::{Scheme, present};
 
 /// Decides about a request that is only talked about. Changes nothing, counts nothing, mints nothing; only
 /// keys and the like that the decision needs are fetched, as for a request.
@@ -93,9 +94,14 @@ fn walk(snapshot: &Snapshot, question: &Question, now: Timestamp, told: &mut Exp
     gate.standing(&verified).map_err(|denial| told.deny("standing", denial))?;
     gate.credential(&verified, now).map_err(|it| told.deny("standing", refusal(it)))?;
     told.pass("standing", format!("no revocation in force for any of its {} targets", told.targets.len()));
-    // A cache of its own, so that asking changes nothing that requests see.
-    let cache = TokenCache::new(0);
-    gate.admit(&cache, presented.token.into(), demand, now).map_err(|it| told.deny("requirement", refusal(it)))?;
+    if verified.confirmation.is_some() || presented.scheme == Scheme::Dpop {
+        let path = question.path.split('?').next().unwrap_or_default();
+        let sender = RequestSender::told(&question.headers, &question.method, path, question.host.as_deref());
+        let shown = Presentation { token: presented.into(), sender: &sender };
+        gate.would_confirm(&verified, shown, now).map_err(|denial| told.explain_sender(denial))?;
+        told.pass("sender", "it comes from whom the token is bound to".to_owned());
+    }
+    gate.satisfies(&verified, demand, now).map_err(|denial| told.deny("requirement", denial))?;
     told.pass("requirement", "the token has what the route demands".to_owned());
     Ok(())
 }
@@ -163,6 +169,13 @@ impl Explanation {
 
     fn fail(&mut self, name: &'static str, detail: &str) {
         self.steps.push(Step { name, passed: false, detail: detail.to_owned() });
+    }
+
+    /// Says what is wrong with a proof, not merely that something is.
+    fn explain_sender(&mut self, denial: Denial) -> Refusal {
+        let refusal = Refusal::Denied(denial);
+        self.fail("sender", refusal.detail());
+        refusal
     }
 
     fn deny(&mut self, name: &'static str, denial: Denial) -> Refusal {

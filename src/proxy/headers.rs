@@ -13,14 +13,15 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ipnet::IpNet;
 use serde_json::Value;
 
+use super::sender::DPOP;
 use crate::config::{Identity, TokenPlace};
 use crate::gate::{Gate, Verified};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(super) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -43,7 +44,15 @@ const CONNECTION: usize = 0;
 const TRANSFER_ENCODING: usize = 1;
 
 /// Fields by which a proxy says whom it speaks for; believed from trusted proxies only.
-const FORWARDING: [&str; 5] = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"];
+const FORWARDING: [&str; 7] = [
+    "client-cert",
+    "client-cert-chain",
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+];
 
 /// Fields with which a client could make an upstream see another request than the one judged, or another
 /// user: what oauth2-proxy passes by default, for which many an upstream looks unasked. The last four are
@@ -111,6 +120,8 @@ pub(super) struct Kept {
     via: bool,
     /// `traceparent` or `tracestate`.
     trace: bool,
+    /// `DPoP`.
+    pub(super) proof: bool,
 }
 
 impl Cleaner {
@@ -123,10 +134,10 @@ impl Cleaner {
         let refused = Names::new(identity.chain(MISLEADING));
         let forwarding = Names::new(FORWARDING);
         let known = refused.0.iter().chain(&forwarding.0).filter_map(|name| name.first().copied());
-        // `Via`, `traceparent` and `tracestate` are looked for as well.
+        // `DPoP`, `Via`, `traceparent` and `tracestate` are looked for as well.
         let hop = HOP_BY_HOP.iter().filter_map(|name| name.as_str().bytes().next());
         let mut suspect = [false; 256];
-        for first in known.chain(hop).chain(*b"vt") {
+        for first in known.chain(hop).chain(*b"dvt") {
             suspect[usize::from(first)] = true;
         }
         for other in 0..=255_u8 {
@@ -152,6 +163,7 @@ impl Cleaner {
                 continue;
             }
             kept.forwarding |= forwarding;
+            kept.proof |= *name == DPOP;
             kept.via |= *name == header::VIA;
             kept.trace |= *name == TRACEPARENT || *name == TRACESTATE;
         }
@@ -263,7 +275,10 @@ pub(super) fn remove_token(headers: &mut HeaderMap, place: &TokenPlace) {
     match place {
         TokenPlace::Header(header::AUTHORIZATION) => {
             let Entry::Occupied(field) = headers.entry(header::AUTHORIZATION) else { return };
-            if field.get().as_bytes().get(..7).is_some_and(|it| it.eq_ignore_ascii_case(b"bearer ")) {
+            let is = |scheme: &[u8]| {
+                field.get().as_bytes().get(..scheme.len()).is_some_and(|it| it.eq_ignore_ascii_case(scheme))
+            };
+            if is(b"bearer ") || is(b"dpop ") {
                 field.remove();
             }
         }
@@ -318,6 +333,18 @@ impl Peer {
         let address = address.to_canonical();
         let text = HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
         Self { address, text }
+    }
+
+    /// The scheme that its requests come by.
+    #[must_use]
+    pub(super) const fn scheme(&self) -> &'static str {
+        "http"
+    }
+
+    /// The SHA-256 of the certificate, DER, that it connected with.
+    #[must_use]
+    pub(super) const fn certificate(&self) -> Option<[u8; 32]> {
+        None
     }
 
     /// Whether its forwarding fields are believed.

@@ -17,6 +17,7 @@ mod record;
 mod renewal;
 mod request_id;
 mod route;
+mod sender;
 mod snapshot;
 mod target;
 mod upstream;
@@ -43,12 +44,15 @@ use self::opening::Login;
 pub use self::path::PathError;
 use self::record::Record;
 use self::renewal::{Earned, Logout, Renewal};
+use self::sender::DPOP;
 pub use self::snapshot::{Local, Shared, Snapshot, Sources, Worker};
 use self::target::Target;
 use self::upstream::{ForwardError, Lease};
 use crate::config::{Route, TokenPlace};
-use crate::gate::{Admission, Demand, Denial, Gate, Passage, Permit, Remembered, Requirement, Stage, Verified};
-use crate::token::present::{PresentError, Presented, find, present};
+use crate::gate::{
+    Admission, Demand, Denial, Gate, Passage, Permit, Presentation, Remembered, Requirement, Stage, Verified,
+};
+use crate::token::present::{PresentError, find};
 
 /// Answers one request. Never fails: whatever goes wrong has an answer.
 ///
@@ -69,7 +73,8 @@ pub async fn serve(
     let request_id = headers::request_id(request.headers(), trusted).unwrap_or_else(|| worker.request_ids.next());
     let client = peer.client(request.headers(), &config.trusted_proxies);
     let now = local.shared.clock.now();
-    let mut record = Box::new(Record::begin(Rc::clone(&local), now, client, request.method().clone(), request_id));
+    let mut record =
+        Box::new(Record::begin(Rc::clone(&local), now, Rc::clone(&peer), client, request.method().clone(), request_id));
     let outcome = match objection {
         Some(objection) => Err(objection),
         None => pass(&local, &peer, trusted, &mut record, request).await,
@@ -144,6 +149,9 @@ async fn pass(
     let kept = snapshot.cleaner.clean(fields, trusted);
     if !route.forward_token {
         remove_tokens(local, fields, place);
+        if kept.proof && place.is_some() {
+            fields.remove(DPOP);
+        }
     }
     if let Some(host) = host.as_ref().filter(|_| absolute) {
         fields.insert(header::HOST, host.clone());
@@ -234,10 +242,12 @@ async fn goodbye(
     head: &http::request::Parts,
 ) -> Result<(Permit, usize), Stage> {
     let snapshot = &local.snapshot;
-    let Ok(Some(Presented { token, place })) = present(&head.headers, &snapshot.config.token.from) else {
+    let Ok(Some((token, place))) = find(&head.headers, &snapshot.config.token.from) else {
         return Err(Denial::MissingToken.into());
     };
-    let ask = |gate: &Gate, now| gate.admit_expired(token, demand, now);
+    let sender = record.sender(head);
+    let presented = Presentation { token, sender: &sender };
+    let ask = |gate: &Gate, now| gate.admit_expired(presented, demand, now);
     settle(snapshot, &local.shared.clock, record.time, ask).await.map(|permit| (permit, place))
 }
 
@@ -268,9 +278,11 @@ async fn judge(
     if record.cookie_borne.get() && !ending::is_same_origin(head, host) {
         return Err(Denial::CrossSite.into());
     }
+    let sender = record.sender(head);
+    let presented = Presentation { token, sender: &sender };
     let ask = |gate: &Gate, now| {
         let began = std::time::Instant::now();
-        gate.admit(&local.cache, token, demand, now).map(|admission| (admission, began))
+        gate.admit(&local.cache, presented, demand, now).map(|admission| (admission, began))
     };
     let (admission, began) = settle(snapshot, &local.shared.clock, record.time, ask).await?;
     let metrics = &local.shared.metrics;
@@ -416,7 +428,11 @@ const fn refusal_of(error: &ForwardError) -> Refusal {
 fn refuse(local: &Local, record: &mut Record, refusal: &Refusal) -> Response<ResponseBody> {
     record.reason = Some(refusal.reason());
     let config = &local.snapshot.config;
-    let context = Context { realm: &config.token.realm, request_id: record.request_id() };
+    let context = Context {
+        realm: &config.token.realm,
+        proof_algorithms: &config.token.proofs.spelled,
+        request_id: record.request_id(),
+    };
     let mut response = refusal.response(context);
     let over = matches!(refusal, Refusal::Denied(Denial::Revoked(_) | Denial::CredentialChanged));
     if record.cookie_borne.get() && over {

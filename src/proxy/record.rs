@@ -6,9 +6,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode};
 
 use super::body::Progress;
+use super::headers::Peer;
+use super::sender::RequestSender;
 use super::snapshot::Local;
 use crate::gate::{Denial, Remembered};
 use crate::telemetry::{DecisionMetrics, Line};
@@ -26,6 +29,8 @@ pub(super) struct Record {
     pub(super) started: Instant,
     /// Its id.
     pub(super) request_id: HeaderValue,
+    /// The connection it came on.
+    pub(super) peer: Rc<Peer>,
     /// Where it came from.
     pub(super) client: IpAddr,
     /// Its method.
@@ -58,6 +63,7 @@ impl Record {
     pub(super) fn begin(
         local: Rc<Local>,
         time: Timestamp,
+        peer: Rc<Peer>,
         client: IpAddr,
         method: Method,
         request_id: HeaderValue,
@@ -68,6 +74,7 @@ impl Record {
             time,
             started: Instant::now(),
             request_id,
+            peer,
             client,
             method,
             route: None,
@@ -88,6 +95,13 @@ impl Record {
     #[must_use]
     pub(super) fn request_id(&self) -> &str {
         self.request_id.to_str().unwrap_or_default()
+    }
+
+    /// What its head and its connection show of who sends it.
+    #[must_use]
+    pub(super) fn sender<'r>(&'r self, head: &'r Parts) -> RequestSender<'r> {
+        let trusted = self.peer.is_trusted(&self.local.snapshot.config.trusted_proxies);
+        RequestSender::new(head, &self.peer, trusted)
     }
 
     /// Counts a negative decision about a token of the issuer at `issuer`, if that was known.

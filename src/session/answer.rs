@@ -32,7 +32,7 @@ impl<'a> ExchangeAnswer<'a> {
         Self {
             access_token: minted.token(),
             issued_token_type: "urn:ietf:params:oauth:token-type:access_token",
-            token_type: "Bearer",
+            token_type: minted.token_type(),
             expires_in: minted.remaining(now).as_secs(),
             scope: minted.scope.as_deref(),
         }
@@ -111,6 +111,10 @@ mod tests {
         let minted = sessions.exchange(parent(&foreign(json!({ "jti": "p2" }))), NOW).unwrap();
         let answer = serde_json::to_value(ExchangeAnswer::new(&minted, after(100))).unwrap();
         assert_eq!((&answer["expires_in"], answer.get("scope")), (&json!(0), None));
+        for (cnf, kind) in [(json!({ "jkt": "k" }), "DPoP"), (json!({ "x5t#S256": "c" }), "Bearer")] {
+            let minted = sessions.exchange(parent(&foreign(json!({ "jti": kind, "cnf": cnf }))), NOW).unwrap();
+            assert_eq!(ExchangeAnswer::new(&minted, NOW).token_type, kind);
+        }
     }
 
     #[test]

@@ -141,6 +141,8 @@ impl Parent<'_> {
         minted.lineage.origin_issued == self.claims.issued
             && subject == self.claims.subject.as_deref()
             && minted.authenticated == self.claims.authenticated
+            // Else a token that is bound to its holder could be had without one.
+            && minted.confirmation.as_ref() == self.claims.all.get("cnf")
             && minted.lineage.origin.as_ref().is_some_and(|origin| {
                 origin.issuer == self.claims.issuer
                     && origin.subject == self.claims.subject
@@ -261,6 +263,7 @@ mod tests {
             json!({ "sid": "s" }),
             json!({ "cfp": "c" }),
             json!({ "auth_time": 1 }),
+            json!({ "cnf": { "jkt": "k" } }),
         ] {
             let minted = sessions.exchange(parent(&foreign(other.clone())), NOW).unwrap();
             assert_ne!(minted.id, first.id, "{other}");

@@ -63,6 +63,8 @@ pub struct Minted {
     pub client: Option<String>,
     /// `scope`, or else `scp`, as one string.
     pub scope: Option<String>,
+    /// `cnf`: whom it is bound to.
+    pub confirmation: Option<Value>,
     /// Where the session comes from.
     pub lineage: Lineage,
     /// The RFC 7638 thumbprint of the key that signed it.
@@ -89,6 +91,13 @@ impl Minted {
     #[must_use]
     pub fn header_value(&self) -> HeaderValue {
         self.token.clone()
+    }
+
+    /// How it is presented: `DPoP` when it is bound to a key (RFC 9449 §5), else `Bearer`.
+    #[must_use]
+    pub fn token_type(&self) -> &'static str {
+        let key = self.confirmation.as_ref().and_then(|confirmation| confirmation.get("jkt"));
+        if key.is_some() { "DPoP" } else { "Bearer" }
     }
 
     /// How long it lives from `now` on.
@@ -170,6 +179,7 @@ impl Sessions {
             authenticated: draft.authenticated,
             client: draft.client,
             scope: scope(&claims),
+            confirmation: claims.get("cnf").cloned(),
             lineage: draft.lineage,
             key_thumbprint: Arc::clone(&ring.thumbprint),
             counted: Arc::default(),

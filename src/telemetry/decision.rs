@@ -9,7 +9,7 @@ use crate::gate::Denial;
 use crate::revocation::TargetKind;
 
 /// Every reason of [`Denial::reason`], at the place that [`place`] gives it.
-const REASONS: [&str; 31] = [
+const REASONS: [&str; 36] = [
     "missing_token",
     "multiple_tokens",
     "malformed_token",
@@ -41,6 +41,11 @@ const REASONS: [&str; 31] = [
     "keys_unavailable",
     "insufficient_user_authentication",
     "credential_changed",
+    "invalid_dpop_proof",
+    "bound_token_as_bearer",
+    "token_not_bound",
+    "certificate_mismatch",
+    "proofs_exhausted",
 ];
 
 /// The decisions about tokens of one issuer, or about requests without a known one.
@@ -121,12 +126,18 @@ const fn place(denial: &Denial) -> usize {
         Denial::KeysUnavailable => 28,
         Denial::InsufficientUserAuthentication { .. } => 29,
         Denial::CredentialChanged => 30,
+        Denial::InvalidProof(_) => 31,
+        Denial::BoundTokenAsBearer => 32,
+        Denial::TokenNotBound => 33,
+        Denial::CertificateMismatch => 34,
+        Denial::ProofsExhausted => 35,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gate::ProofFault;
     use crate::telemetry::Metrics;
 
     fn every_denial() -> Vec<Denial> {
@@ -155,6 +166,11 @@ mod tests {
             Denial::KeysUnavailable,
             Denial::InsufficientUserAuthentication { max_age: Some(60), acr_values: "secret level".to_owned() },
             Denial::CredentialChanged,
+            Denial::InvalidProof(ProofFault::Used),
+            Denial::BoundTokenAsBearer,
+            Denial::TokenNotBound,
+            Denial::CertificateMismatch,
+            Denial::ProofsExhausted,
         ];
         all.extend(TargetKind::ALL.map(Denial::Revoked));
         all

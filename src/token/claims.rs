@@ -97,7 +97,7 @@ impl Claims {
 
 /// A claim that is a string: not empty, at most `max` bytes, without control characters, which would
 /// forge lines in logs and headers downstream.
-fn string(all: &Map<String, Value>, name: &str, max: usize) -> Result<Option<String>, ClaimsError> {
+pub(super) fn string(all: &Map<String, Value>, name: &str, max: usize) -> Result<Option<String>, ClaimsError> {
     match all.get(name) {
         None => Ok(None),
         Some(Value::String(text)) if is_identifier(text, max) => Ok(Some(text.clone())),
@@ -128,7 +128,7 @@ fn audiences(all: &Map<String, Value>) -> Result<Vec<String>, ClaimsError> {
 
 /// A NumericDate (RFC 7519 §2), its fraction dropped. One beyond the range becomes the end of the
 /// range, which the limit on lifetimes refuses.
-fn time(all: &Map<String, Value>, name: &str) -> Result<Option<Timestamp>, ClaimsError> {
+pub(super) fn time(all: &Map<String, Value>, name: &str) -> Result<Option<Timestamp>, ClaimsError> {
     let Some(value) = all.get(name) else { return Ok(None) };
     let Value::Number(number) = value else { return Err(ClaimsError::Malformed) };
     let at = match (number.as_u64(), number.as_f64()) {

@@ -64,7 +64,7 @@ pub struct Header {
 }
 
 impl Header {
-    fn from_object(mut object: Map<String, Value>) -> Result<Self, ParseError> {
+    pub(super) fn from_object(mut object: Map<String, Value>) -> Result<Self, ParseError> {
         let name = object.get("alg").and_then(Value::as_str).ok_or(ParseError::Malformed)?;
         let algorithm = name.parse().map_err(|_| ParseError::AlgNotAllowed)?;
         if UNSUPPORTED.iter().any(|parameter| object.contains_key(*parameter)) {
@@ -146,15 +146,15 @@ impl<'a> SignedParts<'a> {
 }
 
 /// The three parts as they are written; none is empty.
-struct Parts<'a> {
-    signing_input: &'a str,
+pub(super) struct Parts<'a> {
+    pub(super) signing_input: &'a str,
     header: &'a str,
     payload: &'a str,
     signature: &'a str,
 }
 
 impl<'a> Parts<'a> {
-    fn split(token: &'a str, max_bytes: usize) -> Result<Self, ParseError> {
+    pub(super) fn split(token: &'a str, max_bytes: usize) -> Result<Self, ParseError> {
         if token.len() > max_bytes {
             return Err(ParseError::TooLarge);
         }
@@ -168,8 +168,19 @@ impl<'a> Parts<'a> {
     }
 
     fn header(&self) -> Result<Header, ParseError> {
-        let header = decode(self.header)?;
-        Header::from_object(json::object(&header).map_err(|_| ParseError::Malformed)?)
+        Header::from_object(self.header_object()?)
+    }
+
+    pub(super) fn header_object(&self) -> Result<Map<String, Value>, ParseError> {
+        json::object(&decode(self.header)?).map_err(|_| ParseError::Malformed)
+    }
+
+    pub(super) fn payload(&self) -> Result<Vec<u8>, ParseError> {
+        decode(self.payload)
+    }
+
+    pub(super) fn signature(&self) -> Result<Vec<u8>, ParseError> {
+        decode(self.signature)
     }
 }
 

@@ -7,13 +7,17 @@
 mod algorithm;
 mod claims;
 mod compact;
+mod confirmation;
 pub(crate) mod json;
 mod lineage;
 mod policy;
 pub mod present;
+mod proof;
 
 pub use algorithm::{Algorithm, Family};
 pub use claims::Claims;
 pub use compact::{Compact, Header, ParseError, SignedParts};
+pub use confirmation::{Confirmation, ConfirmationError, digest_of};
 pub use lineage::{Lineage, LineageError, Origin};
 pub use policy::{Policy, PolicyError};
+pub use proof::{PROOF_BYTES_MAX, Proof, ProofError};

@@ -1,4 +1,4 @@
-//! Finding the one token that a request presents (RFC 6750 §2.1, RFC 6265 §4.2).
+//! Finding the one token that a request presents (RFC 6750 §2.1, RFC 9449 §7.1, RFC 6265 §4.2).
 //!
 //! A request that says two different things about who sends it is refused, never interpreted: the
 //! gateway and an upstream might choose differently. Identical copies are one token.
@@ -15,17 +15,40 @@ pub struct Presented<'r> {
     pub token: &'r str,
     /// In which of the places it was found; the first, when it is in several.
     pub place: usize,
+    /// What it is presented as.
+    pub scheme: Scheme,
+}
+
+/// What a token is presented as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scheme {
+    /// `Authorization: Bearer`: good for whoever bears it (RFC 6750).
+    Bearer,
+    /// `Authorization: DPoP`: good with a proof of possession (RFC 9449).
+    Dpop,
+    /// In a cookie or a field of its own, which have no scheme.
+    #[default]
+    None,
 }
 
 /// A token's bytes as they came, not even looked over: whoever knows them from before need not do so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unread<'r>(&'r [u8]);
+pub struct Unread<'r> {
+    bytes: &'r [u8],
+    scheme: Scheme,
+}
 
 impl<'r> Unread<'r> {
     /// The bytes.
     #[must_use]
     pub const fn bytes(self) -> &'r [u8] {
-        self.0
+        self.bytes
+    }
+
+    /// What it is presented as.
+    #[must_use]
+    pub const fn scheme(self) -> Scheme {
+        self.scheme
     }
 
     /// The bytes as text, when they could be one token: visible ASCII, and no comma, which would join two
@@ -34,13 +57,19 @@ impl<'r> Unread<'r> {
     /// # Errors
     /// [`PresentError::Malformed`].
     pub fn text(self) -> Result<&'r str, PresentError> {
-        visible(self.0)
+        visible(self.bytes)
     }
 }
 
 impl<'r> From<&'r str> for Unread<'r> {
     fn from(text: &'r str) -> Self {
-        Self(text.as_bytes())
+        Self { bytes: text.as_bytes(), scheme: Scheme::None }
+    }
+}
+
+impl<'r> From<Presented<'r>> for Unread<'r> {
+    fn from(presented: Presented<'r>) -> Self {
+        Self { bytes: presented.token.as_bytes(), scheme: presented.scheme }
     }
 }
 
@@ -61,7 +90,7 @@ pub enum PresentError {
 /// See [`PresentError`].
 pub fn present<'r>(headers: &'r HeaderMap, places: &[TokenPlace]) -> Result<Option<Presented<'r>>, PresentError> {
     let Some((token, place)) = find(headers, places)? else { return Ok(None) };
-    Ok(Some(Presented { token: token.text()?, place }))
+    Ok(Some(Presented { token: token.text()?, place, scheme: token.scheme }))
 }
 
 /// The same without looking at its bytes, and its place.
@@ -85,38 +114,50 @@ pub fn find<'r>(headers: &'r HeaderMap, places: &[TokenPlace]) -> Result<Option<
 struct Found<'r>(Option<(Unread<'r>, usize)>);
 
 impl<'r> Found<'r> {
-    fn add(&mut self, bytes: &'r [u8], place: usize) -> Result<(), PresentError> {
-        match self.0 {
-            None => self.0 = Some((Unread(bytes), place)),
-            Some((first, _)) if first.0 == bytes => {}
+    fn add(&mut self, bytes: &'r [u8], place: usize, scheme: Scheme) -> Result<(), PresentError> {
+        match &mut self.0 {
+            None => self.0 = Some((Unread { bytes, scheme }, place)),
+            Some((first, _)) if first.bytes == bytes => match (first.scheme, scheme) {
+                (_, Scheme::None) => {}
+                (Scheme::None, scheme) => first.scheme = scheme,
+                (known, scheme) if known == scheme => {}
+                // One token as two things.
+                _ => return Err(PresentError::Several),
+            },
             Some(_) => return Err(PresentError::Several),
         }
         Ok(())
     }
 }
 
-/// `Authorization: Bearer token`. A field of another scheme presents no token, but beside a bearer
-/// token it contradicts it: the field may occur once (RFC 9110 §11.6.2).
+/// `Authorization: Bearer token`, or `DPoP token`. A field of another scheme presents no token, but beside
+/// one it contradicts it: the field may occur once (RFC 9110 §11.6.2).
 fn authorization<'r>(headers: &'r HeaderMap, place: usize, found: &mut Found<'r>) -> Result<(), PresentError> {
-    let (mut bearer, mut other) = (false, false);
+    let (mut token_bearing, mut other) = (false, false);
     for value in headers.get_all(AUTHORIZATION) {
-        match bearer_token(value.as_bytes())? {
-            Some(token) => {
-                found.add(token, place)?;
-                bearer = true;
+        match credentials(value.as_bytes())? {
+            Some((scheme, token)) => {
+                found.add(token, place, scheme)?;
+                token_bearing = true;
             }
             None => other = true,
         }
     }
-    if bearer && other { Err(PresentError::Several) } else { Ok(()) }
+    if token_bearing && other { Err(PresentError::Several) } else { Ok(()) }
 }
 
-/// What follows `Bearer` and one space; `None` for another scheme. The scheme ignores case
-/// (RFC 9110 §11.1).
-fn bearer_token(value: &[u8]) -> Result<Option<&[u8]>, PresentError> {
-    const SCHEME: &[u8] = b"bearer";
-    match value.split_at_checked(SCHEME.len()) {
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case(SCHEME) => match rest {
+/// What follows `Bearer` or `DPoP` and one space; `None` for another scheme.
+fn credentials(value: &[u8]) -> Result<Option<(Scheme, &[u8])>, PresentError> {
+    if let Some(token) = after_scheme(value, b"bearer")? {
+        return Ok(Some((Scheme::Bearer, token)));
+    }
+    Ok(after_scheme(value, b"dpop")?.map(|token| (Scheme::Dpop, token)))
+}
+
+/// The scheme ignores case (RFC 9110 §11.1).
+fn after_scheme<'v>(value: &'v [u8], wanted: &[u8]) -> Result<Option<&'v [u8]>, PresentError> {
+    match value.split_at_checked(wanted.len()) {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case(wanted) => match rest {
             [b' ', token @ ..] => Ok(Some(token)),
             [] | [b'\t' | b',', ..] => Err(PresentError::Malformed),
             _ => Ok(None),
@@ -132,7 +173,7 @@ fn bare_header<'r>(
     place: usize,
     found: &mut Found<'r>,
 ) -> Result<(), PresentError> {
-    headers.get_all(name).iter().try_for_each(|value| found.add(value.as_bytes(), place))
+    headers.get_all(name).iter().try_for_each(|value| found.add(value.as_bytes(), place, Scheme::None))
 }
 
 /// A cookie of exactly this name, in any `Cookie` field, its value with or without quotes. An empty
@@ -150,7 +191,7 @@ fn cookie<'r>(headers: &'r HeaderMap, name: &str, place: usize, found: &mut Foun
                 empty = true;
                 continue;
             }
-            found.add(value, place)?;
+            found.add(value, place, Scheme::None)?;
             filled = true;
         }
     }

@@ -75,7 +75,7 @@ fn hashed(password: &str) -> String {
 }
 
 /// `None` where there is no such program, which CI does not accept.
-fn program(name: &str) -> Option<PathBuf> {
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let found = std::env::split_paths(&std::env::var_os("PATH").unwrap())
         .map(|folder| folder.join(name))
         .find(|it| it.is_file());

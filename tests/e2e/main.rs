@@ -11,6 +11,7 @@ mod credential_service;
 mod credentials;
 mod delivery;
 mod demands;
+mod dpop;
 mod drain;
 mod durability;
 mod failing_upstreams;

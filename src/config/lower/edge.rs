@@ -7,13 +7,18 @@ use std::time::Duration;
 use http::HeaderName;
 use ipnet::IpNet;
 
+use super::issuer::SKEW_MAX;
 use super::{DAY, Lower, MILLISECOND, Place, SECOND};
 use crate::config::model::{
-    Admin, AdminAddress, AdminToken, Limits, Listener, LogTarget, RevocationConfig, Role, Shutdown, StoreConfig,
-    TokenConfig, TokenPlace,
+    Admin, AdminAddress, AdminToken, Limits, Listener, LogTarget, Proofs, RevocationConfig, Role, Shutdown,
+    StoreConfig, TokenConfig, TokenPlace,
 };
 use crate::config::preset::{folded, is_taken};
 use crate::config::raw;
+use crate::token::{Algorithm, Family};
+
+/// The longest life of a proof of possession: it is made for one request, and remembered for so long.
+const PROOF_AGE_MAX: Duration = Duration::from_secs(600);
 
 /// The longest path of a Unix socket (`sun_path` with its final NUL is 108 bytes).
 const UNIX_PATH_MAX: usize = 107;
@@ -170,7 +175,39 @@ impl Lower<'_, '_> {
                 );
             }
         }
-        TokenConfig { from, max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX), realm, cache_bytes }
+        TokenConfig {
+            from,
+            max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX),
+            realm,
+            cache_bytes,
+            proofs: self.proofs(raw.and_then(|raw| raw.dpop.as_ref()), &place.key("dpop")),
+        }
+    }
+
+    fn proofs(&mut self, raw: Option<&raw::Dpop>, place: &Place<'_>) -> Proofs {
+        let mut algorithms: Vec<Algorithm> = Vec::new();
+        for (index, raw::AlgorithmName(name)) in
+            raw.and_then(|raw| raw.algorithms.as_ref()).into_iter().flatten().enumerate()
+        {
+            let Ok(algorithm) = name.parse::<Algorithm>() else { continue };
+            if algorithm.family() == Family::Hmac {
+                let at = place.key("algorithms").item(index);
+                let label = "a proof carries the key that verifies it, so it cannot be a secret";
+                self.error(&at, format!("`{algorithm}` proves nothing"), label);
+            }
+            if !algorithms.contains(&algorithm) {
+                algorithms.push(algorithm);
+            }
+        }
+        let max_age = raw.and_then(|raw| raw.proof_max_age.as_ref());
+        let skew = raw.and_then(|raw| raw.clock_skew.as_ref());
+        Proofs {
+            spelled: algorithms.iter().map(|it| it.name()).collect::<Vec<_>>().join(" "),
+            algorithms,
+            max_age: self.duration(max_age, &place.key("proof_max_age"), SECOND..=PROOF_AGE_MAX),
+            clock_skew: self.duration(skew, &place.key("clock_skew"), Duration::ZERO..=SKEW_MAX),
+            max: usize::try_from(raw.and_then(|raw| raw.max_proofs).unwrap_or(0)).unwrap_or(usize::MAX),
+        }
     }
 
     fn token_place(&mut self, raw: &raw::TokenPlace, place: &Place<'_>) -> Option<TokenPlace> {

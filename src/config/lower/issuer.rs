@@ -7,19 +7,30 @@ use std::time::Duration;
 use super::{DAY, DECADE, Lower, MILLISECOND, Place, SECOND, human};
 use crate::config::model::{Issuer, KeySource};
 use crate::config::raw;
+use crate::gate::Constraint;
 use crate::keys::{Endpoint, EndpointError, Publication, Schedule};
 use crate::secret::Secret;
 use crate::token::{Algorithm, Family};
 
 /// The largest tolerance between two clocks. A clock that is further off is broken, and every second
 /// of it lengthens the life of every token.
-const SKEW_MAX: Duration = Duration::from_secs(300);
+pub(super) const SKEW_MAX: Duration = Duration::from_secs(300);
 
 /// The longest that one fetch may take: others wait for it.
 const FETCH_MAX: Duration = Duration::from_secs(60);
 
 /// The name of the gateway itself among issuers.
 pub(super) const SESSION: &str = "session";
+
+/// How a token must be bound to its holder.
+pub(super) fn constraint(raw: Option<raw::Constraint>) -> Option<Constraint> {
+    match raw? {
+        raw::Constraint::None => None,
+        raw::Constraint::Dpop => Some(Constraint::Dpop),
+        raw::Constraint::Mtls => Some(Constraint::Mtls),
+        raw::Constraint::Any => Some(Constraint::Any),
+    }
+}
 
 impl Lower<'_, '_> {
     /// All issuers in file order.
@@ -94,6 +105,7 @@ impl Lower<'_, '_> {
             require,
             cutoff_margin,
             max_authentication_age,
+            sender: constraint(raw.sender_constrained),
             credentials,
             subject_prefix: String::new(),
         }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use http::Method;
 
-use super::issuer::SESSION;
+use super::issuer::{SESSION, constraint};
 use super::upstream::is_host;
 use super::{DAY, DECADE, Lower, MILLISECOND, Place, SECOND};
 use crate::config::model::{Identity, PathMatch, Route, TokenConfig};
@@ -269,6 +269,7 @@ impl Lower<'_, '_> {
             claims,
             max_age: self.duration_or_none(raw.max_age.as_ref(), &place.key("max_age"), SECOND..=DECADE),
             acr,
+            sender: constraint(raw.sender_constrained),
         }
     }
 

@@ -153,6 +153,9 @@ pub(super) struct Issuer {
     /// The issuer states `auth_time`, and no token older than this since authentication is honoured; or `none`.
     #[schemars(extend("default" = "none"))]
     pub(super) max_authentication_age: Option<Duration>,
+    /// How all of its tokens must be bound to their holder, or `none`: those that are, are held to it anyway.
+    #[schemars(extend("default" = "none"))]
+    pub(super) sender_constrained: Option<Constraint>,
     /// Its tokens carry the fingerprint of their subject's credential, and are honoured while it is current.
     pub(super) credential: Option<Credential>,
 }
@@ -334,6 +337,38 @@ pub(super) struct Token {
     /// What each worker spends on remembering verified tokens.
     #[schemars(extend("default" = "64MiB"))]
     pub(super) cache: Option<Size>,
+    /// Proofs of possession for tokens that are bound to a key (DPoP, RFC 9449).
+    #[schemars(extend("default" = {}))]
+    pub(super) dpop: Option<Dpop>,
+}
+
+/// Proofs of possession for tokens that are bound to a key (DPoP, RFC 9449).
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Dpop {
+    /// Algorithms that proofs may be signed with; never HS*.
+    #[schemars(length(min = 1), extend("default" = ["ES256", "ES384", "EdDSA", "PS256", "RS256"]))]
+    pub(super) algorithms: Option<Vec<AlgorithmName>>,
+    /// For how long a proof is good after its `iat`.
+    #[schemars(extend("default" = "60s"))]
+    pub(super) proof_max_age: Option<Duration>,
+    /// Tolerance between the clocks of clients and ours; at most 5m.
+    #[schemars(extend("default" = "5s"))]
+    pub(super) clock_skew: Option<Duration>,
+    /// Used proofs remembered at most, an eighth of them of one key; beyond it proofs are refused with 503.
+    #[schemars(range(min = 1000, max = 100_000_000), extend("default" = 200_000))]
+    pub(super) max_proofs: Option<u64>,
+}
+
+/// How a token must be bound to its holder: `dpop`, to a key (RFC 9449); `mtls`, to a certificate (RFC 8705);
+/// `any`, to either; `none`, not at all.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Constraint {
+    None,
+    Dpop,
+    Mtls,
+    Any,
 }
 
 /// One place a token may be in: exactly one of the two.
@@ -461,6 +496,9 @@ pub(super) struct Demand {
     /// Authentication contexts (`acr`), one of which it must have, the preferred one first. Empty: any.
     #[schemars(inner(length(min = 1)), extend("default" = []))]
     pub(super) acr: Option<Vec<String>>,
+    /// How it must be bound to its holder, or `none`.
+    #[schemars(extend("default" = "none"))]
+    pub(super) sender_constrained: Option<Constraint>,
 }
 
 /// Scopes a token must have.

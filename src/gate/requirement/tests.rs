@@ -17,7 +17,9 @@ fn claims(extra: &Value) -> Claims {
 fn judge(demand: &Demand, extra: &Value, authenticated: Option<Timestamp>) -> Result<(), Denial> {
     let claims = claims(extra);
     let skew = Duration::from_secs(5);
-    demand.check(&Facts { claims: &claims, lineage: None, authenticated, skew, comes_from: &|_| true }, NOW)
+    let facts =
+        Facts { claims: &claims, lineage: None, confirmation: None, authenticated, skew, comes_from: &|_| true };
+    demand.check(&facts, NOW)
 }
 
 fn holds(claim: &str, test: Test, extra: &Value) -> bool {

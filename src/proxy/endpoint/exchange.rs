@@ -40,8 +40,8 @@ pub(super) async fn answer(
         (Some(found), Some(token)) if found.token != token => {
             return Err(deny(record, Denial::MultipleTokens, None));
         }
-        (Some(found), _) => honoured(local, record, found.token).await?,
-        (None, Some(token)) => honoured(local, record, token).await?,
+        (Some(found), _) => honoured(local, record, head, found).await?,
+        (None, Some(token)) => honoured(local, record, head, token).await?,
     };
     let minted = opening::exchanged(local, sessions, &verified).map_err(|error| match error {
         ExchangeError::IssuerNotListed => deny(record, Denial::IssuerNotAllowed, Some(verified.issuer)),

@@ -20,9 +20,9 @@ use super::record::Record;
 use super::renewal;
 use super::snapshot::{Local, Snapshot};
 use crate::config::TokenPlace;
-use crate::gate::{Denial, Stage, Verified};
+use crate::gate::{Denial, Presentation, Stage, Verified};
 use crate::session::Sessions;
-use crate::token::present::{PresentError, Presented, present};
+use crate::token::present::{PresentError, Presented, Unread, present};
 
 /// One of the gateway's own endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,12 +115,21 @@ fn deny(record: &Record, denial: Denial, issuer: Option<usize>) -> Refusal {
     Refusal::Denied(denial)
 }
 
-/// A token that is honoured now, whatever a route would demand of it.
-async fn honoured(local: &Local, record: &Record, token: &str) -> Result<Verified, Refusal> {
-    let (snapshot, clock) = (&local.snapshot, &local.shared.clock);
+/// A token that is honoured now, whatever a route would demand of it, from whoever sends `head`.
+async fn honoured<'r>(
+    local: &Local,
+    record: &Record,
+    head: &Parts,
+    token: impl Into<Unread<'r>>,
+) -> Result<Verified, Refusal> {
+    let (snapshot, clock, token) = (&local.snapshot, &local.shared.clock, token.into());
     let refuse = |stage: Stage| deny(record, stage.denial, stage.issuer);
-    let verified = settle(snapshot, clock, record.time, |gate, now| gate.verify(token, now)).await.map_err(refuse)?;
+    let text = token.text().map_err(|_| deny(record, Denial::MultipleTokens, None))?;
+    let verified = settle(snapshot, clock, record.time, |gate, now| gate.verify(text, now)).await.map_err(refuse)?;
     settle(snapshot, clock, clock.now(), |gate, now| gate.still_honoured(&verified, now)).await.map_err(refuse)?;
+    let presented = Presentation { token, sender: &record.sender(head) };
+    let confirmed = snapshot.gate.confirm(&verified, presented, clock.now());
+    confirmed.map_err(|denial| deny(record, denial, Some(verified.issuer)))?;
     Ok(verified)
 }
 
@@ -131,7 +140,7 @@ async fn describe(
     head: &Parts,
 ) -> Result<Response<Bytes>, Refusal> {
     let Some(found) = presented(local, record, head)? else { return Err(deny(record, Denial::MissingToken, None)) };
-    let verified = honoured(local, record, found.token).await?;
+    let verified = honoured(local, record, head, found).await?;
     let Some(current) = renewal::current(&verified) else {
         // Another issuer's token is no session; what it says of itself is its issuer's to tell.
         return Err(deny(record, Denial::ClaimMismatch, Some(verified.issuer)));

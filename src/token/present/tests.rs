@@ -33,7 +33,8 @@ fn a_request_presents_one_token_in_one_of_the_places() {
         (&[("authorization", b"bearer a.b.c")], found("a.b.c", 0)),
         (&[("authorization", b"BEARER a.b.c")], found("a.b.c", 0)),
         (&[("authorization", b"Basic dXNlcjpw")], Ok(None)),
-        (&[("authorization", b"DPoP a.b.c")], Ok(None)),
+        (&[("authorization", b"DPoP a.b.c")], found("a.b.c", 0)),
+        (&[("authorization", b"DPoPer a.b.c")], Ok(None)),
         (&[("authorization", b"Bearerish a.b.c")], Ok(None)),
         (&[("authorization", b"")], Ok(None)),
         (&[("cookie", b"__Host-session=a.b.c")], found("a.b.c", 1)),
@@ -115,7 +116,7 @@ fn only_the_configured_places_are_looked_at() {
     assert_eq!(present(&headers, &[]), Ok(None));
     assert_eq!(present(&headers, &[TokenPlace::Header(HOST)]), Ok(None));
     let cookie = present(&headers, &[TokenPlace::Cookie("__Host-session".to_owned())]);
-    assert_eq!(cookie, Ok(Some(Presented { token: "d.e.f", place: 0 })));
+    assert_eq!(cookie, Ok(Some(Presented { token: "d.e.f", place: 0, scheme: Scheme::None })));
 }
 
 proptest! {
@@ -140,4 +141,37 @@ proptest! {
             prop_assert_eq!(found, Err(PresentError::Several));
         }
     }
+}
+
+/// What the one token of the fields is presented as.
+fn scheme(fields: &[(&'static str, &[u8])]) -> Result<Option<Scheme>, PresentError> {
+    present(&headers(fields), &PLACES()).map(|found| found.map(|found| found.scheme))
+}
+
+#[test]
+fn a_token_is_presented_as_one_thing() {
+    for (fields, expected) in [
+        (&[("authorization", b"Bearer a.b.c" as &[u8])][..], Ok(Some(Scheme::Bearer))),
+        (&[("authorization", b"dpop a.b.c")], Ok(Some(Scheme::Dpop))),
+        (&[("authorization", b"DPoP a.b.c"), ("authorization", b"DPOP a.b.c")], Ok(Some(Scheme::Dpop))),
+        (&[("authorization", b"DPoP a.b.c"), ("x-token", b"a.b.c")], Ok(Some(Scheme::Dpop))),
+        (&[("x-token", b"a.b.c")], Ok(Some(Scheme::None))),
+        (&[("cookie", b"__Host-session=a.b.c")], Ok(Some(Scheme::None))),
+        (&[("authorization", b"DPoP a.b.c"), ("authorization", b"Bearer a.b.c")], Err(PresentError::Several)),
+        (&[("authorization", b"DPoP a.b.c"), ("authorization", b"Basic a")], Err(PresentError::Several)),
+        (&[("authorization", b"DPoP a.b.c"), ("authorization", b"DPoP a.b.d")], Err(PresentError::Several)),
+        (&[("authorization", b"DPoP a.b.c"), ("cookie", b"__Host-session=d")], Err(PresentError::Several)),
+        (&[("authorization", b"DPoP")], Err(PresentError::Malformed)),
+        (&[("authorization", b"DPoP ")], Err(PresentError::Malformed)),
+        (&[("authorization", b"DPoP\ta.b.c")], Err(PresentError::Malformed)),
+        (&[("authorization", b"DPoP a.b.c, a")], Err(PresentError::Malformed)),
+        (&[("authorization", b"DPoP  a.b.c")], Err(PresentError::Malformed)),
+    ] {
+        assert_eq!(scheme(fields), expected, "{fields:?}");
+    }
+    // The cookie's place comes first, the scheme of the header counts all the same.
+    let places = vec![TokenPlace::Cookie("c".to_owned()), TokenPlace::Header(AUTHORIZATION)];
+    let both = headers(&[("cookie", b"c=a.b.c"), ("authorization", b"DPoP a.b.c")]);
+    let (token, place) = find(&both, &places).unwrap().unwrap();
+    assert_eq!((token.scheme(), place), (Scheme::Dpop, 0));
 }

@@ -5,6 +5,7 @@ pub(crate) mod admin;
 pub(crate) mod client;
 pub(crate) mod command;
 pub(crate) mod gateway;
+pub(crate) mod holder;
 pub(crate) mod issuer;
 pub(crate) mod patience;
 pub(crate) mod postgres;

@@ -1,0 +1,240 @@
+//! Proofs of possession that were used: each is good once (RFC 9449 §11.1).
+//!
+//! One for the process, whatever the configuration: a reload forgets nothing. It is in memory alone, so
+//! proofs made before the process began are not honoured ([`Replays::since`]), and several gateways behind
+//! one address remember each for itself.
+//!
+//! Only what passed every other check gets here, so nobody fills it but holders of bound tokens that are
+//! honoured; and one key may fill an eighth of it at most, so that no single one shuts out the others. At
+//! either bound a proof is refused, never an earlier one forgotten: that would let it be used again.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::Hasher;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+use crate::time::Timestamp;
+
+/// Parts that are locked apart; all proofs of one key are in one.
+const SHARDS: usize = 16;
+
+/// One key may have this part of all that is remembered.
+const SHARE_OF_A_KEY: usize = 8;
+
+/// How many proofs are remembered unless configured otherwise.
+pub const REPLAYS_MAX: usize = 200_000;
+
+/// The used proofs of this process.
+pub struct Replays {
+    shards: [Mutex<Shard>; SHARDS],
+    count: AtomicUsize,
+    max: AtomicUsize,
+    since: Timestamp,
+    /// Drawn when it is made, so that nobody can prepare two names with one digest.
+    secret: (u64, u64),
+}
+
+/// Why a proof is not taken as new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotNew {
+    /// It was used before.
+    Used,
+    /// As many as may be are remembered already, of all keys or of this one.
+    Full,
+}
+
+#[derive(Default)]
+struct Shard {
+    used: HashSet<u128>,
+    /// How many of them are of one key.
+    of_keys: HashMap<u64, usize>,
+    /// By the second in which they may be forgotten: each with its key.
+    ending: BTreeMap<i64, Vec<(u128, u64)>>,
+}
+
+impl Replays {
+    /// Remembers nothing, and at most `max` later. `now` is when the process began.
+    #[must_use]
+    pub fn new(max: usize, now: Timestamp) -> Self {
+        Self {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            count: AtomicUsize::new(0),
+            max: AtomicUsize::new(max),
+            since: now.floor_to_second(),
+            secret: rand::random(),
+        }
+    }
+
+    /// From here on the proofs that were used are known: what was made earlier may have been used.
+    #[must_use]
+    pub const fn since(&self) -> Timestamp {
+        self.since
+    }
+
+    /// Changes how many are remembered. Those beyond a lower number stay until they may be forgotten.
+    pub fn set_max(&self, max: usize) {
+        self.max.store(max, Ordering::Relaxed);
+    }
+
+    /// How many are remembered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes the proof `id` of `key` as used, until it is too old at `until`.
+    ///
+    /// # Errors
+    ///
+    /// [`NotNew`]; it is then not remembered once more.
+    pub fn take(&self, key: &str, id: &str, until: Timestamp, now: Timestamp) -> Result<(), NotNew> {
+        let (shard, owner, name) = self.place(key, id);
+        let max = self.max.load(Ordering::Relaxed);
+        {
+            let mut shard = self.lock(shard);
+            self.forget(&mut shard, now);
+            if shard.used.contains(&name) {
+                return Err(NotNew::Used);
+            }
+        }
+        if self.len() >= max {
+            self.sweep(now);
+        }
+        let mut shard = self.lock(shard);
+        // Asked again: the lock was open in between.
+        if shard.used.contains(&name) {
+            return Err(NotNew::Used);
+        }
+        let share = (max / SHARE_OF_A_KEY).max(1);
+        let owned = shard.of_keys.get(&owner).copied().unwrap_or(0);
+        if self.len() >= max || owned >= share {
+            return Err(NotNew::Full);
+        }
+        shard.used.insert(name);
+        shard.of_keys.insert(owner, owned + 1);
+        shard.ending.entry(until.secs()).or_default().push((name, owner));
+        self.count.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether the proof `id` of `key` was used.
+    #[must_use]
+    pub fn is_used(&self, key: &str, id: &str) -> bool {
+        let (shard, _, name) = self.place(key, id);
+        self.lock(shard).used.contains(&name)
+    }
+
+    /// Forgets those that are too old to be honoured. To be called now and then; what is used does it for
+    /// its own part.
+    pub fn sweep(&self, now: Timestamp) {
+        for place in 0..SHARDS {
+            self.forget(&mut self.lock(place), now);
+        }
+    }
+
+    fn forget(&self, shard: &mut Shard, now: Timestamp) {
+        while let Some(first) = shard.ending.first_entry() {
+            // Whole seconds: one is kept until the second after the one it ends in has begun.
+            if *first.key() >= now.secs() {
+                break;
+            }
+            let ended = first.remove();
+            self.count.fetch_sub(ended.len(), Ordering::Relaxed);
+            for (name, owner) in ended {
+                shard.used.remove(&name);
+                if let Entry::Occupied(mut owned) = shard.of_keys.entry(owner) {
+                    *owned.get_mut() -= 1;
+                    if *owned.get() == 0 {
+                        owned.remove();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Its shard, and the digests of its key and of key and id.
+    fn place(&self, key: &str, id: &str) -> (usize, u64, u128) {
+        let mut hasher = SipHasher13::new_with_keys(self.secret.0, self.secret.1);
+        // A thumbprint has one length, so the two do not run together.
+        hasher.write(key.as_bytes());
+        let owner = hasher.finish();
+        hasher.write(id.as_bytes());
+        (owner as usize % SHARDS, owner, hasher.finish128().as_u128())
+    }
+
+    fn lock(&self, place: usize) -> MutexGuard<'_, Shard> {
+        // A panic elsewhere leaves nothing half done that would let a proof in twice.
+        self.shards[place % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Replays {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replays").field("count", &self.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_000);
+
+    fn at(secs: i64) -> Timestamp {
+        Timestamp::from_secs(1_000 + secs)
+    }
+
+    #[test]
+    fn a_proof_is_new_once_for_its_key_until_it_is_too_old() {
+        let replays = Replays::new(100, NOW);
+        assert_eq!(replays.take("k1", "a", at(60), NOW), Ok(()));
+        for secs in [0, 30, 60] {
+            assert_eq!(replays.take("k1", "a", at(60), at(secs)), Err(NotNew::Used), "after {secs} s");
+        }
+        assert!(replays.is_used("k1", "a") && !replays.is_used("k2", "a"));
+        assert_eq!(replays.take("k2", "a", at(60), at(1)), Ok(()), "another key's is another proof");
+        assert_eq!(replays.take("k1", "b", at(90), at(2)), Ok(()));
+        assert_eq!(replays.len(), 3);
+        replays.sweep(at(61));
+        assert_eq!(replays.len(), 1);
+        assert!(!replays.is_used("k1", "a") && replays.is_used("k1", "b"));
+    }
+
+    #[test]
+    fn at_the_bound_nothing_is_forgotten_and_nothing_new_gets_in() {
+        let replays = Replays::new(16, NOW);
+        for key in 0..8 {
+            for id in ["a", "b"] {
+                assert_eq!(replays.take(&format!("k{key}"), id, at(60), NOW), Ok(()), "{key} {id}");
+            }
+            assert_eq!(replays.take(&format!("k{key}"), "c", at(60), NOW), Err(NotNew::Full), "an eighth for each");
+        }
+        assert_eq!(replays.take("k9", "a", at(60), at(60)), Err(NotNew::Full));
+        assert_eq!(replays.take("k1", "a", at(60), at(60)), Err(NotNew::Used));
+        assert_eq!(replays.take("k9", "a", at(120), at(61)), Ok(()), "there is room once they are too old");
+        replays.sweep(at(61));
+        assert_eq!(replays.len(), 1);
+        replays.set_max(0);
+        assert_eq!(replays.take("k9", "b", at(120), at(61)), Err(NotNew::Full));
+    }
+
+    #[test]
+    fn of_many_at_once_one_is_first() {
+        let replays = Replays::new(1_000, NOW);
+        let first: usize = std::thread::scope(|scope| {
+            let ask = || (0..100).filter(|id| replays.take("k", &id.to_string(), at(60), NOW).is_ok()).count();
+            let all: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+            all.into_iter().map(|it| it.join().unwrap()).sum()
+        });
+        assert_eq!((first, replays.len()), (100, 100));
+    }
+}
