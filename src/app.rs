@@ -7,6 +7,7 @@ mod build;
 mod control;
 mod credentials;
 mod keys;
+mod sessions;
 mod signals;
 
 use std::io::Write;
@@ -40,6 +41,7 @@ pub struct Gateway {
     admin: Option<AdminServer>,
     addresses: Vec<std::net::SocketAddr>,
     sweeping: tokio::task::JoinHandle<()>,
+    keeping_sessions: Option<tokio::task::JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -156,6 +158,7 @@ impl Gateway {
         // Set once, here.
         drop(parts.ledger.set(Arc::clone(&ledger)));
         keys::start(&snapshot, None, &ledger, clock.now()).await;
+        let registry = open_registry(&config, &ledger, clock.now()).await?;
         let audit_target = config.admin.as_ref().map_or(config::LogTarget::Off, |admin| admin.audit_log.clone());
         let audit = Audit::open(&audit_target, clock.clone())
             .map_err(|error| Failure::of(Exit::Failed, "cannot open the audit log", &error))?;
@@ -164,7 +167,7 @@ impl Gateway {
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             ledger,
-            registry: Arc::new(Registry::new(config.session.as_ref().map_or(0, |session| session.devices.max))),
+            registry,
             audit: Arc::clone(&audit),
             metrics: Arc::clone(&metrics),
             clock: clock.clone(),
@@ -190,10 +193,14 @@ impl Gateway {
         };
         let counting = control.clone();
         let sweeping = tokio::spawn(async move { control::keep_house(&counting).await });
+        // A store that forgets need not be told.
+        let keeping = Arc::clone(&shared);
+        let keeping_sessions =
+            shared.ledger.status().survives.then(|| tokio::spawn(async move { sessions::keep(&keeping).await }));
         // Last of all: from here on requests come in.
         let workers =
             Workers::start(sockets, &shared).map_err(|error| Failure::of(Exit::Failed, "cannot start", &error))?;
-        Ok(Self { control, workers, admin, addresses, sweeping })
+        Ok(Self { control, workers, admin, addresses, sweeping, keeping_sessions })
     }
 
     /// Where traffic comes in.
@@ -230,6 +237,12 @@ impl Gateway {
             drop(admin.task.await);
         }
         self.sweeping.abort();
+        if let Some(keeping) = self.keeping_sessions {
+            keeping.abort();
+            // It has ended before anything else is written.
+            drop(keeping.await);
+            sessions::write_all(self.control.shared()).await;
+        }
         tracing::info!("stopped");
     }
 }
@@ -260,6 +273,22 @@ async fn serve_admin(
     let stop = CancellationToken::new();
     let task = tokio::spawn(admin::serve(listener, api, stop.clone()));
     Ok(AdminServer { address, stop, task })
+}
+
+/// The open sessions that the store knows.
+async fn open_registry(
+    config: &config::Config,
+    ledger: &Arc<Ledger>,
+    now: crate::time::Timestamp,
+) -> Result<Arc<Registry>, Failure> {
+    let registry = Arc::new(Registry::new(config.session.as_ref().map_or(0, |session| session.devices.max)));
+    if config.session.is_some() {
+        let (into, from) = (Arc::clone(&registry), Arc::clone(ledger));
+        let reading = tokio::task::spawn_blocking(move || sessions::restore(&into, &from, now));
+        let read = reading.await.map_err(|error| Failure::of(Exit::Failed, "cannot read the open sessions", &error))?;
+        read.map_err(|error| Failure::of(Exit::Failed, "cannot read the open sessions", &error))?;
+    }
+    Ok(registry)
 }
 
 fn open_store(config: &StoreConfig, accept_loss: AcceptLoss) -> Result<Arc<dyn Store>, Failure> {

@@ -13,7 +13,7 @@ use super::verified::{self, Held, Verified};
 use super::{Demand, Denial, Need, Presentation, Senders, TokenCache, Unenforced, Unsettled};
 use crate::keys::VerifyingKey;
 use crate::keys::subject::Binding;
-use crate::revocation::{RevocationMap, Standing};
+use crate::revocation::{RevocationMap, Standing, Target, TargetKind};
 use crate::session::Open;
 use crate::time::Timestamp;
 use crate::token::present::Scheme;
@@ -298,6 +298,15 @@ impl Gate {
             Standing::Revoked(kind) => Err(Denial::Revoked(kind)),
             Standing::AuthenticationTooOld => Err(Denial::SessionTooOld),
         }
+    }
+
+    /// What a logout of the session `open` revokes: it, and the token that opened it.
+    #[must_use]
+    pub fn logout_targets(&self, open: &Open) -> Vec<Target> {
+        let own = self.issuers.iter().find(|issuer| issuer.kind == Kind::Own);
+        let session = own.map(|own| Target::new(TargetKind::Session, own.url.as_str(), &*open.session));
+        let parent = open.lineage.origin.as_ref().map(|it| Target::new(TargetKind::Token, &it.issuer, &it.token));
+        session.into_iter().chain(parent).collect()
     }
 
     /// Whether `verified` meets what a route demands, at `now`.

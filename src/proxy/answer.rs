@@ -38,6 +38,8 @@ pub enum Refusal {
     ExpectationFailed,
     /// No route covers it.
     NoRoute,
+    /// The session that it names is not one of its sender's.
+    UnknownSession,
     /// No server of the upstream could be reached.
     UpstreamUnreachable,
     /// The server answered with something that is not a response to forward, or broke off.
@@ -83,7 +85,7 @@ impl Refusal {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
-            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::NoRoute | Self::UnknownSession => StatusCode::NOT_FOUND,
             Self::UpstreamUnreachable | Self::UpstreamBroken => StatusCode::BAD_GATEWAY,
             Self::UpstreamSlow => StatusCode::GATEWAY_TIMEOUT,
             Self::StoreNotDurable => StatusCode::SERVICE_UNAVAILABLE,
@@ -106,6 +108,7 @@ impl Refusal {
             Self::BodyBroken => "body_broken",
             Self::ExpectationFailed => "expectation_failed",
             Self::NoRoute => "no_route",
+            Self::UnknownSession => "unknown_session",
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamBroken => "upstream_broken",
             Self::UpstreamSlow => "upstream_slow",
@@ -131,6 +134,7 @@ impl Refusal {
             | Self::MethodNotAllowed(_)
             | Self::MethodNotImplemented
             | Self::NoRoute
+            | Self::UnknownSession
             | Self::UpstreamUnreachable
             | Self::UpstreamBroken
             | Self::UpstreamSlow
@@ -158,6 +162,7 @@ impl Refusal {
             Self::BodyBroken => "the request body is malformed",
             Self::ExpectationFailed => "the expectation is not supported",
             Self::NoRoute => "no route for this request",
+            Self::UnknownSession => "no such session",
             Self::UpstreamUnreachable => "the upstream could not be reached",
             Self::UpstreamBroken => "the upstream gave no valid response",
             Self::UpstreamSlow => "the upstream did not answer in time",
@@ -454,6 +459,7 @@ mod tests {
             (Refusal::BodyTooSlow, 408),
             (Refusal::BodyBroken, 400),
             (Refusal::ExpectationFailed, 417),
+            (Refusal::UnknownSession, 404),
             (Refusal::UpstreamUnreachable, 502),
             (Refusal::UpstreamBroken, 502),
             (Refusal::UpstreamSlow, 504),

@@ -16,8 +16,8 @@ use super::snapshot::Local;
 use crate::config::TokenPlace;
 use crate::gate::{Denial, Remembered, Stage, Verified};
 use crate::intake::{Accepted, Request, RevokeError};
-use crate::revocation::{Reason, RevocationMap, Source, Standing, Target};
-use crate::session::{deliver, origin};
+use crate::revocation::{Reason, Source, Target, TargetKind};
+use crate::session::{Open, deliver, origin};
 use crate::telemetry::{AuditEvent, ReissueResult, StoreOperation};
 use crate::time::Timestamp;
 use crate::token::present::{PresentError, present};
@@ -59,7 +59,7 @@ impl Leaving {
     /// When it is not in force, or not durable.
     pub(super) async fn end(self, local: &Local, record: &Record, source: Source) -> Result<(), Refusal> {
         let map = local.snapshot.gate.revocations();
-        let targets = self.targets.into_iter().filter(|target| !is_blocked(map, target));
+        let targets = self.targets.into_iter().filter(|target| !map.is_blocked(target));
         let requests = targets.map(|target| Request::new(target, Reason::Logout, self.actor.as_str(), source));
         end_all(local, record, requests.collect(), "logout").await?;
         if let Some((subject, session)) = self.session {
@@ -124,11 +124,16 @@ pub(super) fn clear_browser(local: &Local, headers: &mut HeaderMap) -> Result<()
 /// Ends the session of a token that came although it had been replaced for too long: it or its successor
 /// is in the wrong hands, and nobody can tell which. Returns what the request is refused with.
 pub(super) async fn reused(local: &Local, record: &Record, bearer: &Remembered) -> Refusal {
-    let verified = &bearer.verified;
-    let denial = Denial::Revoked(crate::revocation::TargetKind::Session);
-    let (Some(open), Some(target)) = (bearer.open(|| None), verified.session()) else {
-        return Refusal::Denied(denial);
-    };
+    match bearer.open(|| None) {
+        Some(open) => replaced(local, record, &bearer.verified, open).await,
+        None => Refusal::Denied(Denial::Revoked(TargetKind::Session)),
+    }
+}
+
+/// The same for a token that no worker remembers.
+pub(super) async fn replaced(local: &Local, record: &Record, verified: &Verified, open: &Open) -> Refusal {
+    let denial = Denial::Revoked(TargetKind::Session);
+    let Some(target) = verified.session() else { return Refusal::Denied(denial) };
     // Of several at once, the first one ends it.
     if !open.begin_ending() {
         return Refusal::Denied(denial);
@@ -142,13 +147,6 @@ pub(super) async fn reused(local: &Local, record: &Record, bearer: &Remembered) 
         Err(_) => open.lives_on(),
     }
     Refusal::Denied(denial)
-}
-
-/// Whether a block of this very target is in force.
-pub(super) fn is_blocked(map: &RevocationMap, target: &Target) -> bool {
-    let reference = map.reference(target.kind, &target.issuer, &target.value);
-    // No cutoff reaches the end of time.
-    matches!(map.standing(&[reference], Timestamp::MAX, Some(Timestamp::MAX)), Standing::Revoked(_))
 }
 
 /// Carries out revocations that traffic brings: in force, durable and in the audit log when this returns

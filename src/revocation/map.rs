@@ -9,7 +9,9 @@ use dashmap::{DashMap, Entry};
 
 use super::effect::{InForce, Packed, Verdict};
 use super::reference::{BuildPassThrough, Key};
-use super::{Form, InvalidReplacement, InvalidUndo, Replacement, Replacements, Standing, TargetKind, TargetRef};
+use super::{
+    Form, InvalidReplacement, InvalidUndo, Replacement, Replacements, Standing, Target, TargetKind, TargetRef,
+};
 use crate::time::Timestamp;
 
 /// So many that a writer, or the sweep, holds up no more than a thousandth of all look-ups, and each
@@ -127,6 +129,20 @@ impl RevocationMap {
             self.effect(target, packed).map_or(Verdict::Good, |effect| effect.judge(issued, authenticated))
         });
         found.unwrap_or(Verdict::Good)
+    }
+
+    /// Whether a block of this very target is in force.
+    #[must_use]
+    pub fn is_blocked(&self, target: &Target) -> bool {
+        // No cutoff reaches the end of time.
+        self.is_cut(target, Timestamp::MAX)
+    }
+
+    /// Whether everything of this target is refused that has its origin at or before `until`.
+    #[must_use]
+    pub fn is_cut(&self, target: &Target, until: Timestamp) -> bool {
+        let reference = self.reference(target.kind, &target.issuer, &target.value);
+        matches!(self.standing(&[reference], until, Some(until)), Standing::Revoked(_))
     }
 
     /// What is in force for one target.

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Sessions;
 use super::mint::Minted;
+use super::open::Open;
 use super::slide::Current;
 use crate::time::Timestamp;
 
@@ -71,7 +72,51 @@ pub struct SessionAnswer<'a> {
     pub scope: Option<String>,
 }
 
+/// One session as its subject sees it in `GET /session/devices`. Times are RFC 3339.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeviceAnswer<'a> {
+    /// Which it is: what `DELETE /session/devices/{sid}` takes. Not a secret, and the name that logs,
+    /// upstreams and operators have for it, too; it ends nothing but a session of the same subject.
+    pub sid: &'a str,
+    /// Whether it is the one that asks.
+    pub current: bool,
+    /// When it was opened, or first seen by this gateway.
+    pub opened_at: Timestamp,
+    /// When it was last used, to the second.
+    pub last_seen_at: Timestamp,
+    /// When it ends, however much it is used.
+    pub ends_at: Timestamp,
+    /// The issuer whose token opened it; absent when a login did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opened_with: Option<&'a str>,
+    /// The client it was opened by, if its token said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<&'a str>,
+    /// Browser and system, as far as they are known and kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<&'a str>,
+    /// The network it was opened from, if that is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<&'a str>,
+}
+
 impl Sessions {
+    /// What the subject of a session is told about it; `current` is the `sid` of the one that asks.
+    #[must_use]
+    pub fn device<'a>(&self, open: &'a Open, current: &str) -> DeviceAnswer<'a> {
+        DeviceAnswer {
+            sid: &open.session,
+            current: &*open.session == current,
+            opened_at: open.opened,
+            last_seen_at: open.last_seen(),
+            ends_at: self.absolute_end(open.lineage.origin_issued),
+            opened_with: open.lineage.origin.as_ref().map(|it| it.issuer.as_str()),
+            client: open.client.as_deref(),
+            agent: open.device.agent.as_deref(),
+            network: open.device.network.as_deref(),
+        }
+    }
+
     /// What is known of the session that a token belongs to.
     #[must_use]
     pub fn describe<'a>(&self, current: &Current<'a>) -> SessionAnswer<'a> {

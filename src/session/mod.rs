@@ -39,7 +39,7 @@ use aws_lc_rs::hmac;
 use bytes::Bytes;
 use serde_json::Value;
 
-pub use answer::{ExchangeAnswer, SessionAnswer};
+pub use answer::{DeviceAnswer, ExchangeAnswer, SessionAnswer};
 pub use device::Device;
 pub use exchange::{ExchangeError, Parent};
 pub use folder::OpenError;

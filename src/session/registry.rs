@@ -14,8 +14,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::open::{Open, RestoreError, Written};
-use crate::time::Timestamp;
+use crate::time::{Clock, Timestamp};
 
 /// Each with a lock of its own; all sessions of one subject are in one of them.
 const SHARDS: usize = 64;
@@ -24,6 +26,8 @@ const SHARDS: usize = 64;
 pub const PER_SUBJECT_MAX: usize = 1000;
 /// How far `last_seen` may be ahead of what is stored: a session in use is written once a minute.
 const SEEN_GRAIN: Duration = Duration::from_secs(60);
+/// Sessions that wait to be written for the first time. At the bound they wait for the next pass over all.
+const FRESH_MAX: usize = 8 * 1024;
 
 /// The open sessions that this node knows. Shared by all threads.
 pub struct Registry {
@@ -31,6 +35,10 @@ pub struct Registry {
     hasher: foldhash::quality::RandomState,
     /// Of each shard. At the bound the session of the shard that was unused for longest is forgotten.
     per_shard: AtomicUsize,
+    /// Sessions that came since they were last taken: they are written at once, for a gateway that is killed.
+    fresh: Mutex<Vec<Arc<Open>>>,
+    /// Wakes who writes them.
+    has_fresh: Notify,
 }
 
 #[derive(Default)]
@@ -82,6 +90,8 @@ impl Registry {
             shards: std::iter::repeat_with(Mutex::default).take(SHARDS).collect(),
             hasher: foldhash::quality::RandomState::default(),
             per_shard: AtomicUsize::new(0),
+            fresh: Mutex::default(),
+            has_fresh: Notify::new(),
         };
         registry.set_max(max);
         registry
@@ -115,7 +125,10 @@ impl Registry {
             known.prolong(met.expires());
             return Arc::clone(known);
         }
-        shard.insert(met, self.per_shard(), now)
+        let met = shard.insert(met, self.per_shard(), now);
+        drop(shard);
+        self.note_fresh(&met);
+        met
     }
 
     /// Enters a session that is being opened, and finds out which ones are too many: with a limit of N,
@@ -143,6 +156,8 @@ impl Registry {
         }
         others.truncate(excess);
         let session = shard.insert(open, self.per_shard(), now);
+        drop(shard);
+        self.note_fresh(&session);
         Opening { session, is_new: true, beyond: others, refused: false }
     }
 
@@ -207,15 +222,22 @@ impl Registry {
         for shard in &self.shards {
             // Written without the lock: it is held for as long as it takes to copy a list.
             let open: Vec<_> = lock(shard).by_subject.values().flatten().cloned().collect();
-            for session in open.into_iter().filter(|it| !it.is_over(now)) {
-                if let Some((body, state)) = session.unwritten(grain) {
-                    // Revisions grow with time, so that whoever writes later wins, on whichever node.
-                    let revision = now.millis().cast_unsigned().max(state.revision + 1);
-                    found.push(Unwritten { session, state, body, revision });
-                }
-            }
+            found.extend(open.into_iter().filter_map(|it| Unwritten::of(it, grain, now)));
         }
         found
+    }
+
+    /// Waits for sessions that came, and takes them. For one task.
+    pub async fn fresh(&self, clock: &Clock) -> Vec<Unwritten> {
+        loop {
+            let fresh = std::mem::take(&mut *lock(&self.fresh));
+            let now = clock.now();
+            let found: Vec<_> = fresh.into_iter().filter_map(|it| Unwritten::of(it, SEEN_GRAIN, now)).collect();
+            if !found.is_empty() {
+                return found;
+            }
+            self.has_fresh.notified().await;
+        }
     }
 
     /// Takes in a session that was stored. One that is known already stays as it is.
@@ -231,6 +253,15 @@ impl Registry {
         Ok(())
     }
 
+    fn note_fresh(&self, open: &Arc<Open>) {
+        let mut fresh = lock(&self.fresh);
+        if fresh.len() < FRESH_MAX {
+            fresh.push(Arc::clone(open));
+        }
+        drop(fresh);
+        self.has_fresh.notify_one();
+    }
+
     fn shard(&self, subject: &str) -> MutexGuard<'_, Shard> {
         let hash = self.hasher.hash_one(subject);
         // The index is below the number of shards, which is not zero.
@@ -244,6 +275,16 @@ impl Registry {
 }
 
 impl Unwritten {
+    fn of(session: Arc<Open>, grain: Duration, now: Timestamp) -> Option<Self> {
+        if session.is_over(now) {
+            return None;
+        }
+        let (body, state) = session.unwritten(grain)?;
+        // Revisions grow with time, so that whoever writes later wins, on whichever node.
+        let revision = now.millis().cast_unsigned().max(state.revision + 1);
+        Some(Self { session, state, body, revision })
+    }
+
     /// Its `sid`, the key of what is written.
     #[must_use]
     pub fn session(&self) -> &str {

@@ -11,6 +11,7 @@ mod credential_service;
 mod credentials;
 mod delivery;
 mod demands;
+mod devices;
 mod dpop;
 mod drain;
 mod durability;

@@ -1,15 +1,17 @@
 //! The gateway's own endpoints on the traffic listeners: there when sessions are, on every host, before
 //! any route.
 
+mod devices;
 mod exchange;
 mod form;
 mod logout;
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Response, StatusCode, header};
+use http::{Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 
 use super::answer::{self, Refusal};
@@ -21,14 +23,18 @@ use super::renewal;
 use super::snapshot::{Local, Snapshot};
 use crate::config::TokenPlace;
 use crate::gate::{Denial, Presentation, Stage, Verified};
-use crate::session::Sessions;
+use crate::session::{Open, Sessions, Use};
 use crate::token::present::{PresentError, Presented, Unread, present};
 
 /// One of the gateway's own endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Endpoint {
+pub(super) enum Endpoint<'p> {
     /// `GET /session`: what the presented session is.
     Describe,
+    /// `DELETE /session/devices/{sid}`: the end of one session of the presented one's subject.
+    Device(&'p str),
+    /// `/session/devices`: `GET` where its subject is logged in, `DELETE` the end of it everywhere else.
+    Devices,
     /// `POST /session/exchange`: a session for a token of another issuer (RFC 8693).
     Exchange,
     /// `GET /.well-known/jwks.json`: the gateway's verifying keys (RFC 7517).
@@ -37,30 +43,33 @@ pub(super) enum Endpoint {
     Logout,
 }
 
-impl Endpoint {
+impl Endpoint<'_> {
     const fn methods(self) -> &'static str {
         match self {
             Self::Describe | Self::Keys => "GET, HEAD",
+            Self::Device(_) => "DELETE",
+            Self::Devices => "GET, HEAD, DELETE",
             Self::Exchange | Self::Logout => "POST",
         }
     }
 }
 
 /// The endpoint at `path`, if there are sessions.
-pub(super) fn find(snapshot: &Snapshot, path: &str) -> Option<Endpoint> {
+pub(super) fn find<'p>(snapshot: &Snapshot, path: &'p str) -> Option<Endpoint<'p>> {
     snapshot.sessions.as_ref()?;
     match path {
         "/session" => Some(Endpoint::Describe),
+        "/session/devices" => Some(Endpoint::Devices),
         "/session/exchange" => Some(Endpoint::Exchange),
         "/session/logout" => Some(Endpoint::Logout),
         "/.well-known/jwks.json" => Some(Endpoint::Keys),
-        _ => None,
+        _ => path.strip_prefix("/session/devices/").map(Endpoint::Device),
     }
 }
 
 /// Answers a request to `endpoint`.
 pub(super) async fn answer(
-    endpoint: Endpoint,
+    endpoint: Endpoint<'_>,
     local: &Rc<Local>,
     record: &mut Record,
     head: &Parts,
@@ -73,6 +82,11 @@ pub(super) async fn answer(
     let Some(sessions) = &local.snapshot.sessions else { return Err(Refusal::NoRoute) };
     let response = match endpoint {
         Endpoint::Describe => describe(local, sessions, record, head).await?,
+        Endpoint::Device(session) => devices::end_one(local, sessions, record, head, session).await?,
+        Endpoint::Devices if head.method == Method::DELETE => {
+            devices::end_others(local, sessions, record, head).await?
+        }
+        Endpoint::Devices => devices::list(local, sessions, record, head).await?,
         Endpoint::Exchange => exchange::answer(local, sessions, record, head, query, body).await?,
         Endpoint::Keys => keys(sessions),
         Endpoint::Logout => logout::answer(local, record, head).await?,
@@ -133,18 +147,40 @@ async fn honoured<'r>(
     Ok(verified)
 }
 
+/// The session of the presented token, which is honoured, and what the registry knows of it. It counts as
+/// used; with `rotation: strict` it ends when its token was replaced too long ago.
+async fn own_session(
+    local: &Local,
+    sessions: &Sessions,
+    record: &Record,
+    head: &Parts,
+) -> Result<(Verified, Arc<Open>), Refusal> {
+    let Some(found) = presented(local, record, head)? else { return Err(deny(record, Denial::MissingToken, None)) };
+    let verified = honoured(local, record, head, found).await?;
+    // Another issuer's token is no session; what it says of itself is its issuer's to tell.
+    let Some(current) = renewal::current(&verified) else {
+        return Err(deny(record, Denial::ClaimMismatch, Some(verified.issuer)));
+    };
+    let (device, now) = (renewal::device(&local.snapshot, record, &head.headers), record.time);
+    let met = Open::met(&current, device, now).ok_or(Refusal::Internal)?;
+    let open = local.shared.registry.meet(met, now);
+    if let Some(grace) = sessions.config().reuse_grace
+        && open.uses(current.claims.expires, now, grace) == Use::Reused
+    {
+        return Err(ending::replaced(local, record, &verified, &open).await);
+    }
+    Ok((verified, open))
+}
+
 async fn describe(
     local: &Local,
     sessions: &Sessions,
     record: &Record,
     head: &Parts,
 ) -> Result<Response<Bytes>, Refusal> {
-    let Some(found) = presented(local, record, head)? else { return Err(deny(record, Denial::MissingToken, None)) };
-    let verified = honoured(local, record, head, found).await?;
-    let Some(current) = renewal::current(&verified) else {
-        // Another issuer's token is no session; what it says of itself is its issuer's to tell.
-        return Err(deny(record, Denial::ClaimMismatch, Some(verified.issuer)));
-    };
+    let (verified, _) = own_session(local, sessions, record, head).await?;
+    // It has just been found to be the gateway's own.
+    let current = renewal::current(&verified).ok_or(Refusal::Internal)?;
     Ok(answer::json(StatusCode::OK, "application/json", encode(&sessions.describe(&current))?))
 }
 
