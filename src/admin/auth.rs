@@ -173,7 +173,9 @@ impl Attempt {
             "/v1/revocations:batch" => "revoke_batch",
             "/v1/reload" => "reload",
             "/v1/keys:rotate" => "rotate_key",
+            "/v1/sessions" => "end_sessions",
             _ if *request.method() == Method::DELETE && path.starts_with("/v1/revocations/") => "lift",
+            _ if path.starts_with("/v1/sessions/") => "end_session",
             _ if path.starts_with("/v1/subjects/") && path.ends_with("/replace") => {
                 if *request.method() == Method::DELETE { "undo_replacement" } else { "replace_subject" }
             }

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::gate::Denial;
 use crate::keys::subject;
 use crate::revocation::Target;
+use crate::session::{Open, Wanted};
 use crate::time::Timestamp;
 
 /// An answer that takes a while.
@@ -44,6 +45,19 @@ pub trait Gateway: Send + Sync + 'static {
 
     /// The URL of the issuer with this config name or URL; `session` is the gateway's own.
     fn issuer_url(&self, name_or_url: &str) -> Option<String>;
+
+    /// Open sessions that are honoured, by `sid`, after the one that `from` names: at most `limit`; and the
+    /// `from` of the next page, if there is one. It may be there for a page without any.
+    fn sessions(&self, wanted: Wanted<'_>, from: Option<&str>, limit: usize) -> (Vec<Arc<Open>>, Option<String>);
+
+    /// The open session with this `sid`, if it is known and honoured.
+    fn session(&self, session: &str) -> Option<Arc<Open>>;
+
+    /// What a logout of a session revokes.
+    fn logout_targets(&self, open: &Open) -> Vec<Target>;
+
+    /// Takes a session that has ended out of the list.
+    fn forget_session(&self, open: &Open);
 
     /// What revoking this token means: the token, or for one that the gateway minted its session. Its
     /// signature is verified, its times are not: an expired token may have living descendants.

@@ -16,6 +16,7 @@ mod patience;
 mod problem;
 mod records;
 mod revoke;
+mod sessions;
 mod subjects;
 mod view;
 mod watch;
@@ -24,7 +25,7 @@ use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use axum::Router;
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use http::StatusCode;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -132,6 +133,8 @@ impl Api {
             .route("/v1/revocations:batch", post(revoke::batch))
             .route("/v1/revocations:watch", get(watch::watch))
             .route("/v1/revocations/{id}", get(records::find).delete(records::lift))
+            .route("/v1/sessions", get(sessions::list).delete(sessions::end_all))
+            .route("/v1/sessions/{sid}", delete(sessions::end_one))
             .route("/v1/subjects/{issuer}/{subject}", get(subjects::show))
             .route("/v1/subjects/{issuer}/{subject}/replace", post(subjects::replace).delete(subjects::undo))
             .route("/v1/subjects/{issuer}/{subject}/credential", put(credentials::put).delete(credentials::delete))

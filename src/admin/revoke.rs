@@ -201,7 +201,7 @@ impl Api {
         Ok(requests)
     }
 
-    fn count(&self, request: &Request, outcome: &Result<Accepted, RevokeError>) {
+    pub(super) fn count(&self, request: &Request, outcome: &Result<Accepted, RevokeError>) {
         let metrics = &self.0.metrics;
         match outcome {
             Ok(accepted) if accepted.existing => {}

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::intake::{Accepted, Kept, Replaced, StoreStatus, Undone};
 use crate::revocation::{Form, Lift, Replacement, Revocation, Target};
+use crate::session::Open;
 
 /// A target; parts that its kind does not have are left out.
 pub(super) fn target(target: &Target) -> Value {
@@ -122,6 +123,32 @@ pub(super) fn undone(undone: &Undone) -> Value {
     view["cutoffs"] = undone.cutoffs.iter().map(accepted).collect();
     view["durable"] = json!(undone.durable);
     view["existing"] = json!(undone.existing);
+    view
+}
+
+/// An open session.
+pub(super) fn session(open: &Open) -> Value {
+    let mut view = json!({
+        "sid": &*open.session,
+        "subject": &*open.subject,
+        "how": open.how(),
+        "began_at": open.lineage.origin_issued,
+        "opened_at": open.opened,
+        "last_seen_at": open.last_seen(),
+        "expires_at": open.expires(),
+    });
+    if let Some(origin) = &open.lineage.origin {
+        view["opened_with"] = json!({ "issuer": origin.issuer, "subject": origin.subject });
+    }
+    if let Some(authenticated) = open.authenticated {
+        view["authenticated_at"] = json!(authenticated);
+    }
+    let texts = [("client", &open.client), ("agent", &open.device.agent), ("network", &open.device.network)];
+    for (name, text) in texts {
+        if let Some(text) = text {
+            view[name] = json!(text);
+        }
+    }
     view
 }
 

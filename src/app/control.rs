@@ -16,7 +16,7 @@ use crate::gate::Denial;
 use crate::keys::subject;
 use crate::proxy::{Shared, explain, settle};
 use crate::revocation::{Target, TargetKind};
-use crate::session::KeyState;
+use crate::session::{KeyState, Open, Wanted};
 use crate::telemetry::StoreOperation;
 use crate::time::Timestamp;
 
@@ -178,6 +178,28 @@ impl Gateway for Control {
     fn subject_credentials(&self, issuer_url: &str) -> Option<Arc<subject::Credentials>> {
         let snapshot = self.shared.snapshot.load();
         snapshot.gate.issuers().iter().find(|issuer| issuer.url == issuer_url)?.credentials.clone()
+    }
+
+    fn sessions(&self, wanted: Wanted<'_>, from: Option<&str>, limit: usize) -> (Vec<Arc<Open>>, Option<String>) {
+        let (mut found, more) = self.shared.registry.page(wanted, from, limit, self.shared.clock.now());
+        let next = found.last().filter(|_| more).map(|last| last.session.to_string());
+        let gate = &self.shared.snapshot.load().gate;
+        found.retain(|open| gate.session_standing(open).is_ok());
+        (found, next)
+    }
+
+    fn session(&self, session: &str) -> Option<Arc<Open>> {
+        let now = self.shared.clock.now();
+        let open = self.shared.registry.find_by_id(session).filter(|open| !open.is_over(now))?;
+        self.shared.snapshot.load().gate.session_standing(&open).is_ok().then_some(open)
+    }
+
+    fn logout_targets(&self, open: &Open) -> Vec<Target> {
+        self.shared.snapshot.load().gate.logout_targets(open)
+    }
+
+    fn forget_session(&self, open: &Open) {
+        self.shared.registry.remove(&open.subject, &open.session);
     }
 
     fn issuer_url(&self, name_or_url: &str) -> Option<String> {

@@ -67,6 +67,13 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: SubjectsCommand,
     },
+    /// List open sessions, and end them
+    Sessions {
+        #[command(flatten)]
+        admin: AdminArgs,
+        #[command(subcommand)]
+        command: SessionsCommand,
+    },
     /// List and rotate the gateway's own signing keys
     Keys {
         #[command(flatten)]
@@ -186,6 +193,43 @@ pub(super) enum RevocationsCommand {
     },
     /// Print revocations and lifts as they come into force
     Watch,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SessionsCommand {
+    /// List open sessions
+    List {
+        /// Of this subject: the gateway's own with its prefix, or with --issuer that issuer's
+        #[arg(long)]
+        subject: Option<String>,
+        /// Opened with a token of this issuer, by config name or URL
+        #[arg(long)]
+        issuer: Option<String>,
+        /// How many at most
+        #[arg(long, default_value_t = 100)]
+        limit: u32,
+        /// Go on where an earlier list ended
+        #[arg(long)]
+        cursor: Option<String>,
+    },
+    /// End one session, or all of a subject
+    End {
+        /// The sid of one
+        #[arg(required_unless_present = "subject", conflicts_with_all = ["subject", "issuer"])]
+        sid: Option<String>,
+        /// All of this subject: the gateway's own with its prefix, or with --issuer that issuer's
+        #[arg(long)]
+        subject: Option<String>,
+        /// The issuer whose subject it is, by config name or URL
+        #[arg(long)]
+        issuer: Option<String>,
+        /// Why
+        #[arg(long, default_value = "admin")]
+        reason: Reason,
+        /// A remark
+        #[arg(long)]
+        note: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -8,7 +8,9 @@ use http_body_util::BodyExt;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 
-use super::args::{AdminArgs, ExplainArgs, KeysCommand, RevocationsCommand, RevokeArgs, SubjectsCommand};
+use super::args::{
+    AdminArgs, ExplainArgs, KeysCommand, RevocationsCommand, RevokeArgs, SessionsCommand, SubjectsCommand,
+};
 use super::client::{Client, Reply, token_file};
 use super::exit::{Exit, Failure};
 use super::{Streams, show};
@@ -131,6 +133,41 @@ pub(super) fn subjects(admin: &AdminArgs, command: &SubjectsCommand, streams: &m
         SubjectsCommand::Show { subject, issuer } => {
             let reply = call(admin, Method::GET, &path(issuer, subject), None, None)?;
             print(admin, &reply.body, streams.stdout, show::subject)
+        }
+    }
+}
+
+pub(super) fn sessions(admin: &AdminArgs, command: &SessionsCommand, streams: &mut Streams<'_>) -> Result<(), Failure> {
+    let query = |given: &[(&str, Option<&str>)]| {
+        let parts = given.iter().filter_map(|(name, value)| Some(format!("{name}={}", encoded((*value)?))));
+        parts.collect::<Vec<_>>().join("&")
+    };
+    match command {
+        SessionsCommand::List { subject, issuer, limit, cursor } => {
+            let (subject, issuer, cursor) = (subject.as_deref(), issuer.as_deref(), cursor.as_deref());
+            let limit = limit.to_string();
+            let query = query(&[("limit", Some(&limit)), ("subject", subject), ("issuer", issuer), ("cursor", cursor)]);
+            let reply = call(admin, Method::GET, &format!("/v1/sessions?{query}"), None, None)?;
+            print(admin, &reply.body, streams.stdout, |body| {
+                let lines = body["items"].as_array().into_iter().flatten().map(|it| show::session(it) + "\n");
+                let next = body["next"].as_str().map(|next| format!("more: --cursor {}\n", show::printable(next)));
+                lines.chain(next).collect()
+            })
+        }
+        SessionsCommand::End { sid, subject, issuer, reason, note } => {
+            let place = sid.as_ref().map_or_else(String::new, |sid| format!("/{}", encoded(sid)));
+            let query = query(&[
+                ("subject", subject.as_deref()),
+                ("issuer", issuer.as_deref()),
+                ("reason", Some(reason.name())),
+                ("note", note.as_deref()),
+            ]);
+            let reply = call(admin, Method::DELETE, &format!("/v1/sessions{place}?{query}"), None, None)?;
+            print(admin, &reply.body, streams.stdout, |body| {
+                let ended = format!("sessions ended: {}\n", show::scalar(&body["ended"]));
+                let revocations = body["revocations"].as_array().into_iter().flatten();
+                std::iter::once(ended).chain(revocations.map(|it| show::revocation(it) + "\n")).collect()
+            })
         }
     }
 }

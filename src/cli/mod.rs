@@ -86,6 +86,7 @@ fn dispatch(commands: &Commands, arguments: impl IntoIterator<Item = OsString>, 
         Command::Revoke { admin, revoke } => control::revoke(&admin, &revoke, streams),
         Command::Revocations { admin, command } => control::revocations(&admin, &command, streams),
         Command::Subjects { admin, command } => control::subjects(&admin, &command, streams),
+        Command::Sessions { admin, command } => control::sessions(&admin, &command, streams),
         Command::Keys { admin, command } => control::keys(&admin, &command, streams),
         Command::Status { admin } => control::status(&admin, streams),
     };

@@ -86,6 +86,29 @@ pub(super) fn replacement(link: &Value) -> String {
     line
 }
 
+/// An open session, as a line.
+pub(super) fn session(open: &Value) -> String {
+    let mut line = format!(
+        "{}  {}, opened {}, last seen {}, until {}",
+        scalar(&open["sid"]),
+        scalar(&open["subject"]),
+        scalar(&open["opened_at"]),
+        scalar(&open["last_seen_at"]),
+        scalar(&open["expires_at"])
+    );
+    let origin = &open["opened_with"];
+    if origin.is_object() {
+        let _ = write!(line, ", with {} of {}", scalar(&origin["subject"]), scalar(&origin["issuer"]));
+    }
+    for (name, words) in [("client", "client"), ("agent", "on"), ("network", "from")] {
+        if let Some(text) = open[name].as_str() {
+            // Writing to a String does not fail.
+            let _ = write!(line, ", {words} {}", printable(text));
+        }
+    }
+    line
+}
+
 /// A subject with its chain.
 pub(super) fn subject(body: &Value) -> String {
     let mut text = format!(

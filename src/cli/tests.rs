@@ -64,6 +64,9 @@ fn arguments_that_make_no_sense_exit_64() {
         &["revoke", "all", "alice"],
         &["revoke", "token", "eyJh.eyJz.c2ln", "--issuer", "accounts"],
         &["revoke", "token", "-"],
+        &["sessions", "end"],
+        &["sessions", "end", "s1", "--subject", "ann"],
+        &["sessions", "end", "--issuer", "accounts"],
         &["explain", "eyJh.eyJz.c2ln"],
         &["explain", "/nowhere/token"],
         &["revocations", "get", "two words"],
@@ -215,6 +218,10 @@ fn walk(served: &Served) {
     assert!(served.ask(&["status"], "").exits(0).stdout.contains("ready: true\n"));
     assert!(served.ask(&["keys", "list"], "").exits(0).stdout.starts_with("k1  ES256 signs"));
     served.ask(&["keys", "rotate"], "").exits(0);
+    assert_eq!(served.ask(&["sessions", "list", "--subject", "local:ann"], "").exits(0).stdout, "");
+    let ended = served.ask(&["sessions", "end", "--subject", "local:ann", "--note", "moved out"], "").exits(0).stdout;
+    assert!(ended.starts_with("sessions ended: 0\n") && ended.contains("subject local:ann of "), "{ended}");
+    served.ask(&["sessions", "end", "nobody"], "").exits(1);
 
     let wrong = served.folder.path().join("wrong");
     std::fs::write(&wrong, "not the token").unwrap();

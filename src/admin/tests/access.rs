@@ -5,11 +5,14 @@ use serde_json::json;
 use super::fixture::{Fixture, OPERATOR, VIEWER, request};
 use crate::admin::auth::Peer;
 
-const ENDPOINTS: [(&str, &str, bool); 14] = [
+const ENDPOINTS: [(&str, &str, bool); 17] = [
     ("POST", "/v1/revocations", true),
     ("POST", "/v1/revocations:batch", true),
     ("DELETE", "/v1/revocations/r-1", true),
     ("POST", "/v1/reload", true),
+    ("DELETE", "/v1/sessions?subject=ann", true),
+    ("DELETE", "/v1/sessions/s1", true),
+    ("GET", "/v1/sessions", false),
     ("POST", "/v1/keys:rotate", true),
     ("PUT", "/v1/nothing", true),
     ("GET", "/v1/revocations", false),
@@ -60,7 +63,8 @@ async fn a_viewer_reads_and_changes_nothing() {
         lines.iter().all(|line| line["actor"] == "eyes" && line["role"] == "viewer" && line["result"] == "forbidden")
     );
     let actions: Vec<_> = lines.iter().filter_map(|line| line["action"].as_str()).collect();
-    assert_eq!(actions, ["revoke", "revoke_batch", "lift", "reload", "rotate_key", "unknown"]);
+    let expected = ["revoke", "revoke_batch", "lift", "reload", "end_sessions", "end_session", "rotate_key", "unknown"];
+    assert_eq!(actions, expected);
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ use crate::keys::Lifetimes;
 use crate::keys::subject::{Binding, Credentials, Source, Terms};
 use crate::revocation::{Horizons, IssuerHorizon, RevocationMap, Target, TargetKind};
 use crate::secret::Secret;
+use crate::session::{Open, Registry, Wanted};
 use crate::store::Store;
 use crate::telemetry::{Audit, Metrics};
 use crate::time::{Clock, Timestamp};
@@ -31,15 +32,26 @@ use crate::time::{Clock, Timestamp};
 pub(crate) const OPERATOR: &str = "operator-operator-operator-operator";
 pub(crate) const VIEWER: &str = "viewer-viewer-viewer-viewer-viewer";
 pub(crate) const ACCOUNTS: &str = "https://accounts.example/";
+pub(crate) const OWN: &str = "https://gate.example/";
 
 #[derive(Default)]
 pub(crate) struct FakeGateway {
     pub(crate) draining: AtomicBool,
     pub(crate) broken: AtomicBool,
     pub(crate) metrics_read: AtomicUsize,
+    pub(crate) sessions: OpenSessions,
 }
 
-fn now() -> Timestamp {
+/// Open sessions: none, unless some are put in.
+pub(crate) struct OpenSessions(pub(crate) Registry);
+
+impl Default for OpenSessions {
+    fn default() -> Self {
+        Self(Registry::new(1000))
+    }
+}
+
+pub(crate) fn now() -> Timestamp {
     Timestamp::from_secs(1_800_000_000)
 }
 
@@ -114,6 +126,25 @@ impl Gateway for FakeGateway {
             max_entries: 100,
         };
         Credentials::open(issuer_url, &terms, Clock::manual(now()), Box::new(|| {})).ok()
+    }
+
+    fn sessions(&self, wanted: Wanted<'_>, from: Option<&str>, limit: usize) -> (Vec<Arc<Open>>, Option<String>) {
+        let (found, more) = self.sessions.0.page(wanted, from, limit, now());
+        let next = found.last().filter(|_| more).map(|last| last.session.to_string());
+        (found, next)
+    }
+
+    fn session(&self, session: &str) -> Option<Arc<Open>> {
+        self.sessions.0.find_by_id(session)
+    }
+
+    fn logout_targets(&self, open: &Open) -> Vec<Target> {
+        let parent = open.lineage.origin.as_ref().map(|it| Target::new(TargetKind::Token, &it.issuer, &it.token));
+        std::iter::once(Target::new(TargetKind::Session, OWN, &*open.session)).chain(parent).collect()
+    }
+
+    fn forget_session(&self, open: &Open) {
+        self.sessions.0.remove(&open.subject, &open.session);
     }
 
     fn issuer_url(&self, name_or_url: &str) -> Option<String> {
@@ -216,7 +247,8 @@ impl Fixture {
             cutoff_margin: Duration::ZERO,
             max_authentication_age: None,
         };
-        let horizons = Horizons { issuers: vec![horizon], session_absolute: None };
+        let horizons =
+            Horizons { issuers: vec![horizon], session_absolute: Some((OWN.to_owned(), Duration::from_secs(3600))) };
         let stored: Arc<dyn Store> = Arc::<FailingStore>::clone(&store);
         let ledger = Ledger::open(stored, Arc::clone(&map), horizons, clock.clone()).unwrap();
         let audit = audit(folder.path().join("audit.log"), clock.clone());

@@ -7,6 +7,7 @@ mod failing;
 mod fixture;
 mod operations;
 mod revocations;
+mod sessions;
 mod subjects;
 mod watch;
 
