@@ -7,6 +7,7 @@ mod build;
 mod control;
 mod credentials;
 mod keys;
+mod refresh;
 mod sessions;
 mod signals;
 
@@ -157,6 +158,7 @@ impl Gateway {
         };
         // Set once, here.
         drop(parts.ledger.set(Arc::clone(&ledger)));
+        let families = refresh::restore(&config, Arc::clone(&ledger), clock.now()).await?;
         keys::start(&snapshot, None, &ledger, clock.now()).await;
         let registry = open_registry(&config, &ledger, clock.now()).await?;
         let audit_target = config.admin.as_ref().map_or(config::LogTarget::Off, |admin| admin.audit_log.clone());
@@ -168,6 +170,7 @@ impl Gateway {
             snapshot: ArcSwap::from_pointee(snapshot),
             ledger,
             registry,
+            families,
             audit: Arc::clone(&audit),
             metrics: Arc::clone(&metrics),
             clock: clock.clone(),

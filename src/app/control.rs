@@ -77,6 +77,7 @@ impl Control {
         let reloaded = Reloaded { config_digest: loaded.digest.clone(), changed };
         if let Some(session) = &snapshot.config.session {
             self.shared.registry.set_max(session.devices.max);
+            self.shared.families.set_max(session.devices.max);
         }
         self.parts.replays.set_max(snapshot.config.token.proofs.max);
         self.shared.snapshot.store(Arc::new(snapshot));
@@ -255,6 +256,7 @@ async fn sweep(control: &Control) {
         let now = shared.clock.now();
         shared.registry.sweep(now);
         replays.sweep(now);
+        shared.families.sweep(now);
         if let Some(sessions) = &shared.snapshot.load().sessions {
             sessions.sweep(now);
             if let Err(error) = sessions.prune(now) {

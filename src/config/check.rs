@@ -12,12 +12,11 @@ use super::problem::{Findings, did_you_mean, nearest};
 use super::tree::{Entry, Kind, Node, Scalar};
 
 /// Keys that the design has and this release has not: a clearer answer than "unknown".
-const LATER: [(&str, &str); 6] = [
+const LATER: [(&str, &str); 5] = [
     ("Root", "cluster"),
     ("Listener", "tls"),
     ("Reissue", "rotation"),
     ("Session", "max_per_subject"),
-    ("Session", "refresh"),
     ("Upstream", "tls"),
 ];
 

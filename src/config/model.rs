@@ -310,8 +310,23 @@ pub struct Session {
     pub cookie: String,
     /// Open sessions of one subject at most.
     pub max_per_subject: Option<usize>,
+    /// Refresh tokens, when there are any.
+    pub refresh: Option<Refresh>,
     /// What is kept of open sessions.
     pub devices: Devices,
+}
+
+/// Refresh tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refresh {
+    /// How long one lives unused.
+    pub idle_timeout: Duration,
+    /// How long one that was used may come again.
+    pub reuse_grace: Duration,
+    /// How the first of a session is handed out; its successors go back the way it came.
+    pub delivery: Delivery,
+    /// The cookie's name, `__Host-` included.
+    pub cookie: String,
 }
 
 /// What is kept of open sessions.

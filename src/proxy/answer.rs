@@ -5,9 +5,12 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
+mod token;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 
+pub use self::token::TokenRefusal;
 use super::path::PathError;
 use crate::gate::{Denial, ProofFault};
 
@@ -18,6 +21,8 @@ pub enum Refusal {
     Denied(Denial),
     /// An upstream would have logged somebody in who may not be.
     LoginRefused(Denial),
+    /// A refresh token brought nothing.
+    NoToken(TokenRefusal),
     /// The request has no single meaning.
     BadRequest(&'static str),
     /// Its path has none.
@@ -78,6 +83,7 @@ impl Refusal {
         match self {
             Self::Denied(denial) => denial_status(denial),
             Self::LoginRefused(_) => StatusCode::FORBIDDEN,
+            Self::NoToken(refusal) => refusal.status(),
             Self::BadRequest(_) | Self::BadPath(_) | Self::BodyBroken => StatusCode::BAD_REQUEST,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::MethodNotImplemented => StatusCode::NOT_IMPLEMENTED,
@@ -98,6 +104,7 @@ impl Refusal {
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::Denied(denial) | Self::LoginRefused(denial) => denial.reason(),
+            Self::NoToken(refusal) => refusal.reason(),
             Self::BadRequest(_) => "bad_request",
             Self::BadPath(_) => "bad_path",
             Self::MethodNotAllowed(_) => "method_not_allowed",
@@ -131,6 +138,7 @@ impl Refusal {
             | Self::ExpectationFailed => true,
             Self::Denied(_)
             | Self::LoginRefused(_)
+            | Self::NoToken(_)
             | Self::MethodNotAllowed(_)
             | Self::MethodNotImplemented
             | Self::NoRoute
@@ -150,6 +158,7 @@ impl Refusal {
         match self {
             Self::Denied(denial) => denial_detail(denial),
             Self::LoginRefused(_) => "this login is not allowed",
+            Self::NoToken(refusal) => refusal.detail(),
             Self::BadRequest(detail) => detail,
             Self::BadPath(PathError::NotAbsolute) => "the request target is not a path",
             Self::BadPath(PathError::BrokenEscape) => "the path has a broken percent-escape",
@@ -175,6 +184,9 @@ impl Refusal {
     /// The response.
     #[must_use]
     pub fn response(&self, context: Context<'_>) -> Response<Bytes> {
+        if let Self::NoToken(refusal) = self {
+            return refusal.response();
+        }
         let mut headers = HeaderMap::with_capacity(6);
         if let Self::Denied(denial) = self
             && let Some(challenge) = challenge(denial, context)

@@ -17,7 +17,7 @@ use crate::config::TokenPlace;
 use crate::gate::{Denial, Remembered, Stage, Verified};
 use crate::intake::{Accepted, Request, RevokeError};
 use crate::revocation::{Reason, Source, Target, TargetKind};
-use crate::session::{Open, deliver, origin};
+use crate::session::{Family, Open, deliver, origin};
 use crate::telemetry::{AuditEvent, ReissueResult, StoreOperation};
 use crate::time::Timestamp;
 use crate::token::present::{PresentError, present};
@@ -52,6 +52,18 @@ impl Leaving {
         }
     }
 
+    /// What a logout with a refresh token of `family` ends; the gateway's issuer is `own`.
+    pub(super) fn of_family(own: &str, family: &Family) -> Self {
+        let session = Target::new(TargetKind::Session, own, &*family.session);
+        let parent = family.lineage.origin.as_ref();
+        let parent = parent.map(|origin| Target::new(TargetKind::Token, &origin.issuer, &origin.token));
+        Self {
+            targets: [session].into_iter().chain(parent).collect(),
+            actor: family.subject.clone(),
+            session: Some((family.subject.clone(), family.session.to_string())),
+        }
+    }
+
     /// Ends it. What has ended already is left alone: repeating a logout must not fill the store.
     ///
     /// # Errors
@@ -64,6 +76,7 @@ impl Leaving {
         end_all(local, record, requests.collect(), "logout").await?;
         if let Some((subject, session)) = self.session {
             local.shared.registry.remove(&subject, &session);
+            local.shared.families.release(&session);
         }
         Ok(())
     }
@@ -115,7 +128,9 @@ pub(super) fn clear_browser(local: &Local, headers: &mut HeaderMap) -> Result<()
         deliver::clear_site(headers);
         return Ok(());
     };
-    deliver::clear(headers, &sessions.config().cookie).map_err(|error| {
+    let config = sessions.config();
+    let refresh = config.refresh.as_ref().map_or(Ok(()), |it| deliver::clear_refresh(headers, &it.cookie));
+    refresh.and_then(|()| deliver::clear(headers, &config.cookie)).map_err(|error| {
         tracing::error!(%error, "failed to clear the session cookie");
         Refusal::Internal
     })

@@ -55,9 +55,9 @@ const FORWARDING: [&str; 7] = [
 ];
 
 /// Fields with which a client could make an upstream see another request than the one judged, or another
-/// user: what oauth2-proxy passes by default, for which many an upstream looks unasked. The last four are
+/// user: what oauth2-proxy passes by default, for which many an upstream looks unasked. The last five are
 /// the gateway's own words to clients and from login services.
-const MISLEADING: [&str; 17] = [
+const MISLEADING: [&str; 18] = [
     "x-forwarded-port",
     "x-forwarded-prefix",
     "x-forwarded-server",
@@ -73,6 +73,7 @@ const MISLEADING: [&str; 17] = [
     "x-forwarded-preferred-username",
     "x-session-token",
     "x-session-expires",
+    "x-session-refresh",
     "x-session-grant",
     "x-auth-request-account",
 ];

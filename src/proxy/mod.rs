@@ -14,6 +14,7 @@ mod need;
 mod opening;
 mod path;
 mod record;
+mod refreshing;
 mod renewal;
 mod request_id;
 mod route;
@@ -32,7 +33,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use self::answer::Context;
-pub use self::answer::Refusal;
+pub use self::answer::{Refusal, TokenRefusal};
 pub use self::body::ResponseBody;
 use self::body::{BodyFailure, RequestBody};
 use self::ending::Leaving;
@@ -396,6 +397,7 @@ fn remove_tokens(local: &Local, fields: &mut http::HeaderMap, place: Option<usiz
     }
     if let Some(sessions) = &snapshot.sessions {
         headers::remove_cookie(fields, &sessions.config().cookie);
+        refreshing::strip(sessions, fields);
     }
 }
 
@@ -434,7 +436,11 @@ fn refuse(local: &Local, record: &mut Record, refusal: &Refusal) -> Response<Res
         request_id: record.request_id(),
     };
     let mut response = refusal.response(context);
-    let over = matches!(refusal, Refusal::Denied(Denial::Revoked(_) | Denial::CredentialChanged));
+    let over = matches!(
+        refusal,
+        Refusal::Denied(Denial::Revoked(_) | Denial::CredentialChanged)
+            | Refusal::NoToken(TokenRefusal::InvalidGrant(Denial::Revoked(_) | Denial::CredentialChanged))
+    );
     if record.cookie_borne.get() && over {
         renewal::clear_cookie(&local.snapshot, response.headers_mut());
     }

@@ -12,13 +12,14 @@ use http::{HeaderMap, header};
 use super::answer::Refusal;
 use super::ending::{self, Leaving};
 use super::record::Record;
+use super::refreshing;
 use super::renewal;
 use super::snapshot::Local;
 use crate::config::Delivery;
 use crate::gate::{Denial, Verified};
 use crate::intake::Request;
 use crate::revocation::{Reason, Source, Target, TargetKind};
-use crate::session::{Device, ExchangeError, Grant, MintError, Minted, Open, Sessions, deliver};
+use crate::session::{Device, ExchangeError, Grant, MintError, Minted, Open, Opener, Sessions, deliver};
 use crate::telemetry::{ReissueResult, SessionOpening};
 
 /// What a login request brought, beside the grant of its upstream.
@@ -80,7 +81,14 @@ pub(super) async fn log_in(
         Delivery::Header => header::AUTHORIZATION,
         Delivery::Cookie => header::COOKIE,
     };
-    renewal::attach(sessions, headers, &minted, delivery, &credential, now).map_err(|_| Refusal::CookieTooLarge)
+    let issued = refreshing::open(local, sessions, &minted, Opener { token: None, client: None, delivery }).await;
+    renewal::attach(sessions, headers, &minted, delivery, &credential, now).map_err(|_| Refusal::CookieTooLarge)?;
+    if let (Some(issued), Some(config)) = (issued, &sessions.config().refresh) {
+        let left = issued.ends.since(now);
+        deliver::attach_refresh(headers, &issued.token, config.delivery, &config.cookie, left)
+            .map_err(|_| Refusal::Internal)?;
+    }
+    Ok(())
 }
 
 /// The session that a token of another issuer opens silently, on the side of a request that is served

@@ -99,7 +99,12 @@ pub(super) async fn finish(
     let snapshot = &local.snapshot;
     let grant = if login.is_some() { take_grant(headers)? } else { None };
     match &snapshot.sessions {
-        Some(sessions) => deliver::scrub(headers, &sessions.config().cookie),
+        Some(sessions) => {
+            deliver::scrub(headers, &sessions.config().cookie);
+            if let Some(refresh) = &sessions.config().refresh {
+                deliver::remove_cookie(headers, &refresh.cookie);
+            }
+        }
         None => drop(headers.remove(deliver::SESSION_GRANT)),
     }
     if let Some(Logout(leaving)) = logout {
@@ -234,10 +239,12 @@ pub(super) fn attach(
     deliver::attach(headers, minted, delivery, &sessions.config().cookie, credential, now)
 }
 
-/// Removes the session cookie from the browser.
+/// Removes the session cookie from the browser, and the refresh cookie with it.
 pub(super) fn clear_cookie(snapshot: &Snapshot, headers: &mut HeaderMap) {
     let Some(sessions) = &snapshot.sessions else { return };
-    if let Err(error) = deliver::clear_cookie(headers, &sessions.config().cookie) {
+    let config = sessions.config();
+    let refresh = config.refresh.as_ref().map_or(Ok(()), |it| deliver::clear_refresh(headers, &it.cookie));
+    if let Err(error) = refresh.and_then(|()| deliver::clear_cookie(headers, &config.cookie)) {
         tracing::error!(%error, "failed to clear the session cookie");
     }
 }

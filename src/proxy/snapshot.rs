@@ -15,7 +15,7 @@ use crate::config::{Config, Identity};
 use crate::gate::{Gate, TokenCache};
 use crate::intake::Ledger;
 use crate::keys::Published;
-use crate::session::{Registry, Sessions};
+use crate::session::{Families, Registry, Sessions};
 use crate::telemetry::{AccessLog, Audit, DecisionMetrics, Metrics, NONE, RouteMetrics, UpstreamMetrics};
 use crate::time::Clock;
 
@@ -28,6 +28,8 @@ pub struct Shared {
     pub ledger: Arc<Ledger>,
     /// Which sessions are open.
     pub registry: Arc<Registry>,
+    /// How far the refresh tokens of each have come.
+    pub families: Arc<Families>,
     /// Where what a client ended is written down.
     pub audit: Arc<Audit>,
     /// Every exported series.

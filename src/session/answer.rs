@@ -24,6 +24,12 @@ pub struct ExchangeAnswer<'a> {
     /// What it may be used for, when it says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<&'a str>,
+    /// What brings the next one, when the session has such and it goes this way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_token: Option<&'a str>,
+    /// Seconds until that lapses, wherever it went.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_expires_in: Option<u64>,
 }
 
 impl<'a> ExchangeAnswer<'a> {
@@ -36,13 +42,72 @@ impl<'a> ExchangeAnswer<'a> {
             token_type: minted.token_type(),
             expires_in: minted.remaining(now).as_secs(),
             scope: minted.scope.as_deref(),
+            refresh_token: None,
+            refresh_expires_in: None,
         }
+    }
+
+    /// The same with a refresh token that is good until `ends`; `None` when it goes another way.
+    #[must_use]
+    pub fn with_refresh(self, token: Option<&'a str>, ends: Timestamp, now: Timestamp) -> Self {
+        Self { refresh_token: token, refresh_expires_in: Some(ends.since(now).as_secs()), ..self }
     }
 }
 
 impl fmt::Debug for ExchangeAnswer<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ExchangeAnswer").field("expires_in", &self.expires_in).finish_non_exhaustive()
+    }
+}
+
+/// The answer of `POST /session/refresh` (RFC 6749 §5.1). `Debug` does not show the tokens.
+#[derive(Clone, Serialize)]
+pub struct RefreshAnswer<'a> {
+    /// The access token; absent when it goes as a cookie, which is to keep it from scripts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_token: Option<&'a str>,
+    /// How it is used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_type: Option<&'static str>,
+    /// Seconds until it expires.
+    pub expires_in: u64,
+    /// What brings the next one; absent when it goes as a cookie.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_token: Option<&'a str>,
+    /// Seconds until that lapses.
+    pub refresh_expires_in: u64,
+    /// What the access token may be used for, when it says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<&'a str>,
+}
+
+/// What of a refreshed session is told in the body, and what goes as a cookie.
+#[derive(Clone, Copy, Debug)]
+pub struct InCookies {
+    /// The access token does.
+    pub access: bool,
+    /// The refresh token does.
+    pub refresh: bool,
+}
+
+impl<'a> RefreshAnswer<'a> {
+    /// The answer that hands out `minted` at `now`, and a refresh token that is good until `ends`.
+    #[must_use]
+    pub fn new(minted: &'a Minted, (refresh, ends): (&'a str, Timestamp), cookies: InCookies, now: Timestamp) -> Self {
+        Self {
+            access_token: (!cookies.access).then(|| minted.token()),
+            token_type: (!cookies.access).then(|| minted.token_type()),
+            expires_in: minted.remaining(now).as_secs(),
+            refresh_token: (!cookies.refresh).then_some(refresh),
+            refresh_expires_in: ends.since(now).as_secs(),
+            scope: minted.scope.as_deref(),
+        }
+    }
+}
+
+impl fmt::Debug for RefreshAnswer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RefreshAnswer").field("expires_in", &self.expires_in).finish_non_exhaustive()
     }
 }
 

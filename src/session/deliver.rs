@@ -2,12 +2,15 @@
 //!
 //! Every function may be applied twice with the result of once.
 
+use std::time::Duration;
+
 use http::header::{
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, CACHE_CONTROL, EXPIRES, PRAGMA, SET_COOKIE, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::mint::Minted;
+use super::refresh::RefreshToken;
 use crate::config::Delivery;
 use crate::time::Timestamp;
 
@@ -15,6 +18,8 @@ use crate::time::Timestamp;
 pub const SESSION_TOKEN: HeaderName = HeaderName::from_static("x-session-token");
 /// When that token expires: its `exp`, in seconds since the epoch (NumericDate, RFC 7519 §2).
 pub const SESSION_EXPIRES: HeaderName = HeaderName::from_static("x-session-expires");
+/// The refresh token, in the response to a login.
+pub const SESSION_REFRESH: HeaderName = HeaderName::from_static("x-session-refresh");
 /// A login service's word on who has logged in; never leaves the gateway.
 pub const SESSION_GRANT: HeaderName = HeaderName::from_static("x-session-grant");
 
@@ -28,6 +33,8 @@ const COOKIE_BYTES_MAX: usize = 4096;
 /// The attributes that a cookie must have to be set over, or removed. `__Host-` demands the first two
 /// and the absence of `Domain` (RFC 6265bis §4.1.3).
 const COOKIE_ATTRIBUTES: &str = "HttpOnly; Secure; SameSite=Lax";
+/// The same for the refresh cookie: no link of another site needs to bring it.
+const REFRESH_ATTRIBUTES: &str = "HttpOnly; Secure; SameSite=Strict";
 
 /// Why a token was not put into a response. Read as "failed to deliver the token: {self}".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,9 +51,9 @@ pub enum DeliverError {
 }
 
 /// Removes what only the gateway may say from an upstream's response: `X-Session-Token`,
-/// `X-Session-Expires`, `X-Session-Grant`, and cookies named `cookie`. Other cookies keep their order.
+/// `X-Session-Expires`, `X-Session-Refresh`, `X-Session-Grant`, and cookies named `cookie`. Other cookies keep their order.
 pub fn scrub(headers: &mut HeaderMap, cookie: &str) {
-    for name in [SESSION_TOKEN, SESSION_EXPIRES, SESSION_GRANT] {
+    for name in [SESSION_TOKEN, SESSION_EXPIRES, SESSION_REFRESH, SESSION_GRANT] {
         headers.remove(name);
     }
     remove_cookie(headers, cookie);
@@ -90,7 +97,7 @@ pub fn attach(
         }
         Delivery::Cookie => {
             fits_cookie(minted, cookie)?;
-            let value = set_cookie(cookie, minted.token(), minted.remaining(now).as_secs())?;
+            let value = set_cookie(cookie, minted.token(), minted.remaining(now).as_secs(), COOKIE_ATTRIBUTES)?;
             remove_cookie(headers, cookie);
             headers.append(SET_COOKIE, value);
         }
@@ -103,12 +110,53 @@ pub fn attach(
     Ok(())
 }
 
+/// Puts a refresh token that lives for `left` into a response, as a header or as the cookie `cookie`. The same
+/// rules hold as for [`attach`].
+///
+/// # Errors
+/// [`DeliverError::CookieName`]; the headers are then as they were.
+pub fn attach_refresh(
+    headers: &mut HeaderMap,
+    token: &RefreshToken,
+    delivery: Delivery,
+    cookie: &str,
+    left: Duration,
+) -> Result<(), DeliverError> {
+    match delivery {
+        Delivery::Header => {
+            headers.insert(SESSION_REFRESH, token.header_value());
+            if headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
+                add_to_list(headers, &ACCESS_CONTROL_EXPOSE_HEADERS, &["X-Session-Refresh"]);
+            }
+        }
+        Delivery::Cookie => {
+            let value = set_cookie(cookie, &token.text(), left.as_secs(), REFRESH_ATTRIBUTES)?;
+            remove_cookie(headers, cookie);
+            headers.append(SET_COOKIE, value);
+        }
+    }
+    forbid_storing(headers);
+    Ok(())
+}
+
+/// Removes the refresh cookie from the browser.
+///
+/// # Errors
+/// [`DeliverError::CookieName`].
+pub fn clear_refresh(headers: &mut HeaderMap, cookie: &str) -> Result<(), DeliverError> {
+    let value = set_cookie(cookie, "", 0, REFRESH_ATTRIBUTES)?;
+    remove_cookie(headers, cookie);
+    headers.append(SET_COOKIE, value);
+    forbid_storing(headers);
+    Ok(())
+}
+
 /// Removes the cookie from the browser; for a token that is revoked.
 ///
 /// # Errors
 /// [`DeliverError::CookieName`].
 pub fn clear_cookie(headers: &mut HeaderMap, cookie: &str) -> Result<(), DeliverError> {
-    let value = set_cookie(cookie, "", 0)?;
+    let value = set_cookie(cookie, "", 0, COOKIE_ATTRIBUTES)?;
     remove_cookie(headers, cookie);
     headers.append(SET_COOKIE, value);
     forbid_storing(headers);
@@ -130,18 +178,19 @@ pub fn clear_site(headers: &mut HeaderMap) {
     headers.insert(CLEAR_SITE_DATA, HeaderValue::from_static(r#""cookies", "storage""#));
 }
 
-fn set_cookie(name: &str, value: &str, max_age: u64) -> Result<HeaderValue, DeliverError> {
+fn set_cookie(name: &str, value: &str, max_age: u64, attributes: &str) -> Result<HeaderValue, DeliverError> {
     let is_token = |byte: u8| byte.is_ascii_graphic() && !br#"()<>@,;:\"/[]?={}"#.contains(&byte);
     if name.is_empty() || !name.bytes().all(is_token) {
         return Err(DeliverError::CookieName);
     }
-    let text = format!("{name}={value}; Path=/; Max-Age={max_age}; {COOKIE_ATTRIBUTES}");
+    let text = format!("{name}={value}; Path=/; Max-Age={max_age}; {attributes}");
     let mut value = HeaderValue::try_from(text).map_err(|_| DeliverError::CookieName)?;
     value.set_sensitive(true);
     Ok(value)
 }
 
-fn remove_cookie(headers: &mut HeaderMap, name: &str) {
+/// Removes what sets the cookie `name`.
+pub fn remove_cookie(headers: &mut HeaderMap, name: &str) {
     if !headers.get_all(SET_COOKIE).iter().any(|value| sets_cookie(value, name)) {
         return;
     }

@@ -32,6 +32,7 @@ pub(super) fn config(keys_dir: &Path) -> config::Session {
         delivery: Delivery::Header,
         cookie: "__Host-session".to_owned(),
         max_per_subject: None,
+        refresh: None,
         devices: config::Devices { max: 100_000, address: true, user_agent: true },
     }
 }

@@ -87,6 +87,12 @@ impl Minted {
         !self.counted.swap(true, Ordering::Relaxed)
     }
 
+    /// What it says, read back.
+    pub(super) fn claims(&self) -> Option<Map<String, Value>> {
+        let payload = URL_SAFE_NO_PAD.decode(self.token().split('.').nth(1)?).ok()?;
+        serde_json::from_slice(&payload).ok()
+    }
+
     /// The token as a header value, marked as sensitive.
     #[must_use]
     pub fn header_value(&self) -> HeaderValue {

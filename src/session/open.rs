@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::device::Device;
 use super::mint::Minted;
+use super::refresh::Family;
 use super::slide::Current;
 use crate::time::Timestamp;
 use crate::token::Lineage;
@@ -161,6 +162,26 @@ impl Open {
             rotation: Mutex::default(),
             written: Mutex::default(),
         })
+    }
+
+    /// The session of a refresh token that came at `now`.
+    #[must_use]
+    pub fn of_family(family: &Family, device: Device, now: Timestamp) -> Self {
+        Self {
+            session: family.session.clone(),
+            subject: family.subject.as_str().into(),
+            client: family.client.as_deref().map(Into::into),
+            authenticated: family.authenticated,
+            key: family.key.as_str().into(),
+            lineage: family.lineage.clone(),
+            opened: family.opened,
+            device,
+            last_seen: AtomicI64::new(now.millis()),
+            expires: AtomicI64::new(family.ends.millis()),
+            ending: AtomicBool::new(false),
+            rotation: Mutex::default(),
+            written: Mutex::default(),
+        }
     }
 
     /// How it was opened.

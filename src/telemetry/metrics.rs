@@ -69,6 +69,43 @@ impl ReissueResult {
     }
 }
 
+/// What became of a refresh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum RefreshResult {
+    /// The token was taken for its successor.
+    Rotated,
+    /// It had been taken within the grace: its successor was handed out again.
+    Repeated,
+    /// It had been taken before, and its session ended.
+    Reused,
+    /// Its session is no longer in good standing.
+    Refused,
+    /// The request is none, or the token is unknown, or has lapsed.
+    Invalid,
+    /// The gateway failed, or could not make it durable.
+    Failed,
+    /// A session was opened without a refresh token, because the bound was reached or the store failed.
+    NotOpened,
+}
+
+impl RefreshResult {
+    const ALL: [Self; 7] =
+        [Self::Rotated, Self::Repeated, Self::Reused, Self::Refused, Self::Invalid, Self::Failed, Self::NotOpened];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Rotated => "rotated",
+            Self::Repeated => "repeated",
+            Self::Reused => "reused",
+            Self::Refused => "refused",
+            Self::Invalid => "invalid",
+            Self::Failed => "failed",
+            Self::NotOpened => "not_opened",
+        }
+    }
+}
+
 /// How a session was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
@@ -116,6 +153,9 @@ pub struct Metrics {
     revoked: [[[OnceLock<IntCounter>; Source::ALL.len()]; Reason::ALL.len()]; TargetKind::ALL.len()],
     store_errors: [IntCounter; StoreOperation::ALL.len()],
     reissues: [IntCounter; ReissueResult::ALL.len()],
+    /// `refresh_reuse_total`: sessions ended because a refresh token came that had been taken before.
+    pub refresh_reuse: IntCounter,
+    refreshes: [IntCounter; RefreshResult::ALL.len()],
     sessions: [IntCounter; SessionOpening::ALL.len()],
     reloads: [IntCounter; 2],
     last_reload_successful: IntGauge,
@@ -155,6 +195,13 @@ impl Metrics {
                 .map(|op| series.counter("store_errors_total", "Failures of the store.", &[("op", op.name())])),
             reissues: ReissueResult::ALL
                 .map(|it| series.counter("reissues_total", "Due reissues.", &[("result", it.name())])),
+            refresh_reuse: series.counter(
+                "refresh_reuse_total",
+                "Sessions ended because a refresh token was used twice.",
+                &[],
+            ),
+            refreshes: RefreshResult::ALL
+                .map(|it| series.counter("refreshes_total", "Refreshes.", &[("result", it.name())])),
             sessions: SessionOpening::ALL
                 .map(|how| series.counter("sessions_opened_total", "Sessions opened.", &[("how", how.name())])),
             reloads: ["ok", "failed"].map(reloads),
@@ -221,6 +268,11 @@ impl Metrics {
         self.reissues[result as usize].inc();
     }
 
+    /// Counts one refresh.
+    pub fn refreshed(&self, result: RefreshResult) {
+        self.refreshes[result as usize].inc();
+    }
+
     /// Counts one new session.
     pub fn session_opened(&self, how: SessionOpening) {
         self.sessions[how as usize].inc();
@@ -282,6 +334,8 @@ mod tests {
         }
         StoreOperation::ALL.into_iter().for_each(|it| metrics.store_failed(it));
         ReissueResult::ALL.into_iter().for_each(|it| metrics.reissued(it));
+        RefreshResult::ALL.into_iter().for_each(|it| metrics.refreshed(it));
+        metrics.refresh_reuse.inc();
         SessionOpening::ALL.into_iter().for_each(|it| metrics.session_opened(it));
         metrics.reloaded(true);
         metrics.reloaded(false);
@@ -307,6 +361,9 @@ mod tests {
             r#"portcullis_reissues_total{result="refused"} 1"#,
             r#"portcullis_reissues_total{result="too_large"} 1"#,
             r#"portcullis_reissues_total{result="reused"} 1"#,
+            r#"portcullis_refreshes_total{result="rotated"} 1"#,
+            r#"portcullis_refreshes_total{result="not_opened"} 1"#,
+            "portcullis_refresh_reuse_total 1",
             r#"portcullis_sessions_opened_total{how="exchange"} 1"#,
             r#"portcullis_sessions_opened_total{how="grant"} 1"#,
             r#"portcullis_upstream_requests_total{result="answered",upstream="u"} 1"#,

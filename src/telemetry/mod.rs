@@ -19,7 +19,7 @@ pub use access::{AccessLog, Line};
 pub use audit::{Audit, AuditError, AuditEvent, AuditTrail};
 pub use decision::DecisionMetrics;
 pub use keys::KeysMetrics;
-pub use metrics::{Metrics, ReissueResult, SessionOpening, StoreOperation};
+pub use metrics::{Metrics, RefreshResult, ReissueResult, SessionOpening, StoreOperation};
 pub use route::RouteMetrics;
 pub use upstream::{UpstreamMetrics, UpstreamResult};
 

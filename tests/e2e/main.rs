@@ -25,6 +25,7 @@ mod messages;
 mod metrics;
 mod origin;
 mod paths;
+mod refresh;
 mod reload;
 mod revocations;
 mod rotation;

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use super::{DAY, DECADE, Lower, Place, SECOND};
-use crate::config::model::{Delivery, Devices, Issuer, Route, Session, TokenConfig, TokenPlace};
+use crate::config::model::{Delivery, Devices, Issuer, Refresh, Route, Session, TokenConfig, TokenPlace};
 use crate::config::problem::did_you_mean;
 use crate::config::{raw, units};
 use crate::token::{Algorithm, Family};
+
+/// Longest `refresh.reuse_grace`: a thief who is as fast goes unnoticed.
+const REUSE_GRACE_MAX: Duration = Duration::from_secs(300);
 
 /// Something that opens sessions, and how its subjects are told from others'.
 struct Origin<'n> {
@@ -47,6 +50,8 @@ impl Lower<'_, '_> {
         }
         self.origins(&origins, place);
         let (delivery, cookie) = self.delivery(raw, place, token);
+        let refresh =
+            raw.refresh.as_ref().map(|it| self.refresh(it, &place.key("refresh"), idle_timeout, token, &cookie));
         let keys = raw.keys.as_ref();
         Session {
             issuer,
@@ -66,6 +71,7 @@ impl Lower<'_, '_> {
                 Some(raw::Limit::Of(count)) => Some(usize::try_from(count).unwrap_or(usize::MAX)),
                 Some(raw::Limit::None) | None => None,
             },
+            refresh,
             devices: devices(raw.devices.as_ref()),
         }
     }
@@ -189,6 +195,40 @@ impl Lower<'_, '_> {
                 .help(format!("add `{{ cookie: {name} }}` to `token.from`"));
         }
         (delivery, name)
+    }
+
+    fn refresh(
+        &mut self,
+        raw: &raw::Refresh,
+        place: &Place<'_>,
+        access_life: Duration,
+        token: &TokenConfig,
+        session_cookie: &str,
+    ) -> Refresh {
+        let at = place.key("idle_timeout");
+        let idle_timeout = self.duration(raw.idle_timeout.as_ref(), &at, SECOND..=DECADE);
+        if !idle_timeout.is_zero() && idle_timeout <= access_life {
+            let label = "longer than `session.idle_timeout`, the life of an access token";
+            self.error(&at, format!("`{}` lets a refresh token end with its access token", at.path), label);
+        }
+        // At least a second: a client that asks again because an answer was lost is no thief.
+        let reuse_grace = self.duration(raw.reuse_grace.as_ref(), &place.key("reuse_grace"), SECOND..=REUSE_GRACE_MAX);
+        let name = raw.cookie.as_ref().and_then(|cookie| cookie.name.clone()).unwrap_or_default();
+        let at = place.key("cookie").key("name");
+        self.cookie_name(&name, &at);
+        let read = token.from.iter().any(|from| matches!(from, TokenPlace::Cookie(cookie) if *cookie == name));
+        if read || name == session_cookie {
+            let label = "give the refresh cookie a name of its own";
+            self.error(&at, format!("`{name}` is the cookie of access tokens"), label);
+        } else if !name.starts_with("__Host-") && !name.is_empty() {
+            let message = "another host of the domain could set the refresh cookie";
+            self.findings.warning(at.span, message, format!("write `__Host-{name}`"));
+        }
+        let delivery = match raw.delivery {
+            Some(raw::RefreshDelivery::Cookie) => Delivery::Cookie,
+            Some(raw::RefreshDelivery::Header) | None => Delivery::Header,
+        };
+        Refresh { idle_timeout, reuse_grace, delivery, cookie: name }
     }
 
     fn session_algorithm(&mut self, raw: Option<&raw::SessionKeys>, place: &Place<'_>) -> Algorithm {

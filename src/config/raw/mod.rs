@@ -592,9 +592,47 @@ pub(super) struct Session {
     /// Open sessions of one subject at most, the oldest ended first, or `none`; 1: the last login wins.
     #[schemars(extend("default" = "none"))]
     pub(super) max_per_subject: Option<Limit>,
+    /// Refresh tokens. Absent: there are none.
+    pub(super) refresh: Option<Refresh>,
     /// What is kept of open sessions, for their owners and for operators.
     #[schemars(extend("default" = {}))]
     pub(super) devices: Option<Devices>,
+}
+
+/// Refresh tokens: each is good for one use, at `POST /session/refresh`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Refresh {
+    /// How long one lives unused; at most until `absolute_timeout`.
+    #[schemars(extend("default" = "8h"))]
+    pub(super) idle_timeout: Option<Duration>,
+    /// How long one that was used may come again, for an answer that was lost; afterwards the session ends.
+    #[schemars(extend("default" = "10s"))]
+    pub(super) reuse_grace: Option<Duration>,
+    /// How the first one of a session is handed out; its successors go back the way it came.
+    #[schemars(extend("default" = "header"))]
+    pub(super) delivery: Option<RefreshDelivery>,
+    /// The refresh cookie.
+    #[schemars(extend("default" = {}))]
+    pub(super) cookie: Option<RefreshCookie>,
+}
+
+/// `header`: `X-Session-Refresh` after a login, `refresh_token` in the answer of an exchange. `cookie`:
+/// `Set-Cookie`.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RefreshDelivery {
+    Header,
+    Cookie,
+}
+
+/// The refresh cookie: always `HttpOnly; Secure; SameSite=Strict; Path=/`. It never reaches an upstream.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RefreshCookie {
+    /// Its name; the prefix `__Host-` keeps other hosts of the domain from setting it.
+    #[schemars(length(min = 1), extend("default" = "__Host-refresh"))]
+    pub(super) name: Option<String>,
 }
 
 /// The gateway's own signing keys.

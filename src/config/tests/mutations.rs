@@ -344,6 +344,22 @@ const SLIPS: &[(&str, &str, &str)] = &[
         "give login routes a `subject_prefix`",
     ),
     ("cookie: { name: __Host-session }", "cookie: { name: __Host-other }", "nobody would read the session cookie"),
+    (
+        "delivery: cookie",
+        "delivery: cookie\n  refresh: { idle_timeout: ^15m }",
+        "lets a refresh token end with its access token",
+    ),
+    ("delivery: cookie", "delivery: cookie\n  refresh: { reuse_grace: ^0s }", "is too short"),
+    (
+        "delivery: cookie",
+        "delivery: cookie\n  refresh: { delivery: ^body }",
+        "`session.refresh.delivery` cannot be `body`",
+    ),
+    (
+        "delivery: cookie",
+        "delivery: cookie\n  refresh: { cookie: { name: ^__Host-session } }",
+        "`__Host-session` is the cookie of access tokens",
+    ),
 ];
 
 /// Applies a slip: the changed text, and the line and column of the marked place.

@@ -8,16 +8,19 @@ use http::{Response, StatusCode, header};
 use hyper::body::Incoming;
 
 use super::form;
+use super::refresh::CLIENT_BYTES_MAX;
 use super::{deny, encode, honoured, presented};
 use crate::config::Delivery;
 use crate::gate::Denial;
 use crate::proxy::answer::{self, Refusal};
 use crate::proxy::opening;
 use crate::proxy::record::Record;
+use crate::proxy::refreshing;
 use crate::proxy::renewal;
 use crate::proxy::snapshot::Local;
-use crate::session::{ExchangeAnswer, ExchangeError, Sessions};
+use crate::session::{ExchangeAnswer, ExchangeError, Opener, Sessions, deliver};
 use crate::telemetry::SessionOpening;
+use crate::token::present::Unread;
 
 /// Opens the session that belongs to the presented token. The parameters may come in the body, as a form
 /// or as JSON; `delivery` also in the query.
@@ -35,14 +38,19 @@ pub(super) async fn answer(
         Some(delivery) => Some(delivery.to_owned()),
         None => form::parse_query(query.unwrap_or_default()).get("delivery")?.map(str::to_owned),
     };
-    let verified = match (presented(local, record, head)?, subject_token) {
+    let client = form.get("client_id")?;
+    if client.is_some_and(|client| client.len() > CLIENT_BYTES_MAX) {
+        return Err(Refusal::BadRequest("client_id is too long"));
+    }
+    let (unread, token) = match (presented(local, record, head)?, subject_token) {
         (None, None) => return Err(deny(record, Denial::MissingToken, None)),
         (Some(found), Some(token)) if found.token != token => {
             return Err(deny(record, Denial::MultipleTokens, None));
         }
-        (Some(found), _) => honoured(local, record, head, found).await?,
-        (None, Some(token)) => honoured(local, record, head, token).await?,
+        (Some(found), _) => (Unread::from(found), found.token),
+        (None, Some(token)) => (Unread::from(token), token),
     };
+    let verified = honoured(local, record, head, unread).await?;
     let minted = opening::exchanged(local, sessions, &verified).map_err(|error| match error {
         ExchangeError::IssuerNotListed => deny(record, Denial::IssuerNotAllowed, Some(verified.issuer)),
         ExchangeError::MissingSubject => deny(record, Denial::MissingClaim, Some(verified.issuer)),
@@ -61,12 +69,30 @@ pub(super) async fn answer(
         Refusal::Denied(denial) => deny(record, denial, Some(verified.issuer)),
         other => other,
     })?;
+    let access = if as_cookie { Delivery::Cookie } else { Delivery::Header };
+    let issued =
+        refreshing::open(local, sessions, &minted, Opener { token: Some(token), client, delivery: access }).await;
     let now = local.shared.clock.now();
-    let body = encode(&ExchangeAnswer::new(&minted, now))?;
-    let mut response = answer::json(StatusCode::OK, "application/json", body);
+    let config = sessions.config().refresh.as_ref();
+    let refresh_as_cookie = as_cookie || config.is_some_and(|it| it.delivery == Delivery::Cookie);
+    let text = issued.as_ref().map(|issued| issued.token.text());
+    let said = ExchangeAnswer::new(&minted, now);
+    let said = match &issued {
+        None => said,
+        Some(issued) => {
+            let text = text.as_ref().map(|it| it.as_str()).filter(|_| !refresh_as_cookie);
+            said.with_refresh(text, issued.ends, now)
+        }
+    };
+    let mut response = answer::json(StatusCode::OK, "application/json", encode(&said)?);
     if as_cookie {
         renewal::attach(sessions, response.headers_mut(), &minted, Delivery::Cookie, &header::COOKIE, now)
             .map_err(|_| Refusal::CookieTooLarge)?;
+    }
+    if let (true, Some(issued), Some(config)) = (refresh_as_cookie, &issued, config) {
+        let left = issued.ends.since(now);
+        deliver::attach_refresh(response.headers_mut(), &issued.token, Delivery::Cookie, &config.cookie, left)
+            .map_err(|_| Refusal::Internal)?;
     }
     Ok(response)
 }

@@ -1,22 +1,43 @@
-//! `POST /session/logout`: the end of a session, here and in the browser (T1).
+//! `POST /session/logout`: the end of the presented session (T1).
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Response, StatusCode};
+use hyper::body::Incoming;
 
-use super::{authority, deny};
+use super::{authority, deny, form};
 use crate::proxy::answer::Refusal;
 use crate::proxy::ending::{self, Leaving};
 use crate::proxy::record::Record;
+use crate::proxy::refreshing;
 use crate::proxy::snapshot::Local;
 use crate::revocation::Source;
+use crate::session::Sessions;
 
-/// Ends the presented session, its parent token with it, and clears what the browser keeps. Without an
-/// authentic token there is nothing to revoke, and the browser is cleared all the same.
-pub(super) async fn answer(local: &Local, record: &Record, head: &Parts) -> Result<Response<Bytes>, Refusal> {
+/// Ends the presented session, its parent token with it, and clears what the browser keeps. An access token
+/// that has expired will do, and so will a refresh token, in its cookie or as the parameter `refresh_token`.
+/// Without an authentic one there is nothing to revoke, and the browser is cleared all the same.
+pub(super) async fn answer(
+    local: &Local,
+    sessions: &Sessions,
+    record: &Record,
+    head: &Parts,
+    body: Incoming,
+) -> Result<Response<Bytes>, Refusal> {
     let presented = ending::presented(local, record.time, head, authority(head)).await;
-    if let Some(verified) = presented.map_err(|stage| deny(record, stage.denial, stage.issuer))? {
-        Leaving::of(&verified).end(local, record, Source::Logout).await?;
+    let presented = presented.map_err(|stage| deny(record, stage.denial, stage.issuer))?;
+    let mut leaving: Vec<_> = presented.as_ref().map(Leaving::of).into_iter().collect();
+    if sessions.config().refresh.is_some() {
+        let form = form::read(local, head, body).await?;
+        let sent = form.get("refresh_token")?.map(str::to_owned);
+        let kept = refreshing::in_cookie(sessions, record, head, authority(head))?;
+        for token in sent.iter().chain(&kept) {
+            let family = refreshing::family_of(local, sessions, token).await?;
+            leaving.extend(family.map(|family| Leaving::of_family(sessions.issuer(), &family)));
+        }
+    }
+    for leaving in leaving {
+        leaving.end(local, record, Source::Logout).await?;
     }
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::NO_CONTENT;

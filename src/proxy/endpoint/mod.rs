@@ -5,6 +5,7 @@ mod devices;
 mod exchange;
 mod form;
 mod logout;
+mod refresh;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -41,6 +42,8 @@ pub(super) enum Endpoint<'p> {
     Keys,
     /// `POST /session/logout`: the end of the presented session.
     Logout,
+    /// `POST /session/refresh`: the next tokens for a refresh token (RFC 6749 §6).
+    Refresh,
 }
 
 impl Endpoint<'_> {
@@ -49,19 +52,20 @@ impl Endpoint<'_> {
             Self::Describe | Self::Keys => "GET, HEAD",
             Self::Device(_) => "DELETE",
             Self::Devices => "GET, HEAD, DELETE",
-            Self::Exchange | Self::Logout => "POST",
+            Self::Exchange | Self::Logout | Self::Refresh => "POST",
         }
     }
 }
 
 /// The endpoint at `path`, if there are sessions.
 pub(super) fn find<'p>(snapshot: &Snapshot, path: &'p str) -> Option<Endpoint<'p>> {
-    snapshot.sessions.as_ref()?;
+    let sessions = snapshot.sessions.as_ref()?;
     match path {
         "/session" => Some(Endpoint::Describe),
         "/session/devices" => Some(Endpoint::Devices),
         "/session/exchange" => Some(Endpoint::Exchange),
         "/session/logout" => Some(Endpoint::Logout),
+        "/session/refresh" if sessions.config().refresh.is_some() => Some(Endpoint::Refresh),
         "/.well-known/jwks.json" => Some(Endpoint::Keys),
         _ => path.strip_prefix("/session/devices/").map(Endpoint::Device),
     }
@@ -89,7 +93,8 @@ pub(super) async fn answer(
         Endpoint::Devices => devices::list(local, sessions, record, head).await?,
         Endpoint::Exchange => exchange::answer(local, sessions, record, head, query, body).await?,
         Endpoint::Keys => keys(sessions),
-        Endpoint::Logout => logout::answer(local, record, head).await?,
+        Endpoint::Logout => logout::answer(local, sessions, record, head, body).await?,
+        Endpoint::Refresh => refresh::answer(local, sessions, record, head, body).await?,
     };
     Ok(response.map(ResponseBody::whole))
 }
