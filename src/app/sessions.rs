@@ -106,3 +106,110 @@ fn document(unwritten: &Unwritten) -> DocumentWrite {
     };
     DocumentWrite { document, expects: None }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::revocation::{Horizons, RevocationMap};
+    use crate::store::MemoryStore;
+    use crate::time::Clock;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+    fn ledger() -> Ledger {
+        let map = Arc::new(RevocationMap::new(10));
+        Ledger::open(Arc::new(MemoryStore::new()), map, Horizons::default(), Clock::manual(NOW)).unwrap()
+    }
+
+    fn body(subject: &str) -> String {
+        let expires = NOW.plus(Duration::from_secs(3600));
+        json!({ "sub": subject, "key": "k", "lineage": { "orig_iat": NOW.secs() }, "opened": NOW, "seen": NOW,
+            "expires": expires })
+        .to_string()
+    }
+
+    /// A registry with sessions that nobody has written.
+    fn filled(sessions: &[(&str, &str)]) -> Registry {
+        let registry = Registry::new(10_000);
+        for (session, subject) in sessions {
+            registry.restore(session, &body(subject), 0, NOW).unwrap();
+        }
+        registry
+    }
+
+    fn stored(ledger: &Ledger) -> Vec<String> {
+        let mut keys = Vec::new();
+        ledger.documents(DocumentKind::Session, &mut |document| keys.push(document.key)).unwrap();
+        keys
+    }
+
+    #[tokio::test]
+    async fn what_is_written_is_read_back() {
+        let ledger = ledger();
+        let names: Vec<_> = (0..600).map(|number| format!("s{number:03}")).collect();
+        let sessions: Vec<_> = names.iter().map(|name| (name.as_str(), name.as_str())).collect();
+        let registry = filled(&sessions);
+        put(&ledger, registry.unwritten(true, NOW)).await.unwrap();
+        assert!(registry.unwritten(true, NOW).is_empty());
+        assert_eq!(stored(&ledger), names);
+        let next = Registry::new(10_000);
+        restore(&next, &ledger, NOW).unwrap();
+        assert_eq!(next.len(), 600);
+        let later = Registry::new(10_000);
+        restore(&later, &ledger, NOW.plus(Duration::from_secs(3600))).unwrap();
+        assert!(later.is_empty(), "they are over");
+    }
+
+    #[tokio::test]
+    async fn a_newer_one_in_the_store_holds_up_no_other() {
+        let ledger = ledger();
+        let newer = u64::try_from(NOW.millis()).unwrap() + 5000;
+        let document = Document {
+            kind: DocumentKind::Session,
+            key: "b".to_owned(),
+            revision: newer,
+            body: body("bob"),
+            forget_at: None,
+        };
+        ledger.put(vec![DocumentWrite { document, expects: None }]).await.unwrap();
+        let registry = filled(&[("a", "ann"), ("b", "bob"), ("c", "cat")]);
+        registry.find("bob", "b").unwrap().prolong(NOW.plus(Duration::from_secs(7200)));
+        put(&ledger, registry.unwritten(true, NOW)).await.unwrap();
+        assert_eq!(stored(&ledger), ["a", "b", "c"]);
+        let left = registry.unwritten(true, NOW);
+        assert_eq!((left.len(), left[0].session(), left[0].revision), (1, "b", newer + 1), "it has its turn");
+        put(&ledger, left).await.unwrap();
+        assert!(registry.unwritten(true, NOW).is_empty());
+    }
+
+    /// An issuer that gives two users' tokens one name gives them two sessions of one `sid`.
+    #[tokio::test]
+    async fn two_of_one_name_are_not_refused_together() {
+        let ledger = ledger();
+        let registry = filled(&[("a", "ann"), ("a", "eve"), ("b", "bob")]);
+        assert_eq!(registry.len(), 3);
+        for left in [3, 1] {
+            let unwritten = registry.unwritten(true, NOW);
+            assert_eq!(unwritten.len(), left);
+            put(&ledger, unwritten).await.unwrap();
+        }
+        assert_eq!(stored(&ledger), ["a", "b"]);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_left_out() {
+        let ledger = ledger();
+        let write = |key: &str, body: String| DocumentWrite {
+            document: Document { kind: DocumentKind::Session, key: key.to_owned(), revision: 1, body, forget_at: None },
+            expects: None,
+        };
+        ledger.put(vec![write("good", body("ann")), write("bad", "{}".to_owned())]).await.unwrap();
+        let registry = Registry::new(10);
+        restore(&registry, &ledger, NOW).unwrap();
+        assert!(registry.len() == 1 && registry.find("ann", "good").is_some());
+    }
+}

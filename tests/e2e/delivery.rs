@@ -1,6 +1,7 @@
 //! How session tokens reach a client: headers or a cookie, never a cache, never on a refusal, never in a log.
 
 use std::collections::BTreeSet;
+use std::thread;
 
 use serde_json::json;
 
@@ -122,6 +123,64 @@ fn a_revoked_cookie_is_cleared_and_an_expired_one_is_not() {
     assert!(revoked.header("set-cookie").unwrap().contains("Max-Age=0"));
     let in_header = gateway.get_as("/orders", &token);
     assert_eq!((in_header.status, in_header.all("set-cookie").len()), (401, 0), "there is no cookie to clear");
+}
+
+/// A browser with several tabs has one jar: each of them may be behind when another one renews the cookie.
+#[test]
+fn tabs_that_share_a_cookie_get_one_successor() {
+    let upstream = service();
+    let mut site = with_cookies(&upstream);
+    // Due after four seconds; so is the successor, which leaves that long to ask for it.
+    site.set("/session/idle_timeout", json!("400s")).set("/session/reissue", json!({"after": "1%"}));
+    let gateway = site.start();
+    let token = log_in_with_cookie(&gateway);
+    let due = claims_of(&token)["iat"].as_i64().unwrap() + 5;
+    until("the token's turn", || (now() >= due).then_some(()));
+    let successors: BTreeSet<_> = thread::scope(|scope| {
+        let tabs: Vec<_> = (0..20).map(|_| scope.spawn(|| get_with_cookie(&gateway, &token))).collect();
+        tabs.into_iter().map(|it| cookie_token(&it.join().unwrap()).expect("a renewed cookie")).collect()
+    });
+    assert_eq!(successors.len(), 1, "the jar ends with the same whichever answer comes last");
+    let successor = successors.first().unwrap();
+    assert_eq!(get_with_cookie(&gateway, successor).status, 200);
+    assert_eq!(get_with_cookie(&gateway, &token).status, 200, "a tab that is still behind keeps working");
+}
+
+/// Browsers drop a cookie of more than 4 KiB without a word: a session that would not fit is refused aloud,
+/// and never split.
+#[test]
+fn a_token_that_no_cookie_can_carry_is_refused_aloud() {
+    let upstream = Upstream::scripted(|exchange| {
+        let size = exchange.recorded.target.strip_prefix("/login/").map(|it| it.parse().unwrap());
+        match size {
+            Some(size) => {
+                let grant = json!({"sub": "bob", "note": "n".repeat(size)}).to_string();
+                exchange.answer(200, &[("X-Session-Grant", &grant)], b"welcome")
+            }
+            None => exchange.answer(200, &[], b"hello"),
+        }
+    });
+    let site = with_cookies(&upstream);
+    let gateway = site.start();
+    let fits = gateway.get("/login/2000", &[]);
+    assert_eq!((fits.status, cookie_token(&fits).is_some()), (200, true));
+    let earlier = format!("{COOKIE}={}", cookie_token(&fits).unwrap());
+    let refused = gateway.get("/login/4000", &[("Cookie", &earlier)]);
+    assert_eq!((refused.status, refused.reason().as_str()), (500, "cookie_too_large"));
+    assert_eq!(refused.json()["detail"], "the session has more claims than a cookie can carry");
+    assert_eq!((refused.all("set-cookie").len(), refused.session_token()), (0, None));
+    assert_eq!(gateway.get("/orders", &[("Cookie", &earlier)]).status, 200, "what it had it keeps");
+    let opened = gateway.admin().metric("portcullis_sessions_opened_total", &[]);
+    assert_eq!(opened, 1.0, "what cannot be handed out is not opened");
+
+    let parent = site.accounts.token(json!({"note": "n".repeat(4000)}));
+    let asked = gateway.post_as("/session/exchange?delivery=cookie", &parent);
+    assert_eq!((asked.status, asked.reason().as_str()), (500, "cookie_too_large"));
+    let silent = gateway.get_as("/orders", &parent);
+    assert_eq!((silent.status, silent.all("set-cookie").len()), (200, 0), "the request itself is served");
+    assert_eq!(gateway.post_as("/session/exchange", &parent).status, 200, "in a body there is room");
+    let (_, output, _) = gateway.stop();
+    assert!(output.contains("use delivery: header"), "the log says what to do: {output}");
 }
 
 #[test]

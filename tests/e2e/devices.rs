@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::sessions::{exchanged, log_in, service, slide, sliding};
 use crate::support::issuer::{ACCOUNTS, claims_of};
-use crate::support::{Gateway, Response, Site, bearer, now, until};
+use crate::support::site::EYES;
+use crate::support::{Admin, Gateway, Response, Site, bearer, now, until};
 
 const FIREFOX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:133.0) Gecko/20100101 Firefox/133.0";
 
@@ -295,4 +296,55 @@ fn the_last_use_survives_an_orderly_end() {
     let (code, output, _) = gateway.stop();
     assert_eq!(code, 0, "{output}");
     assert_eq!(seen(&site.start()), last);
+}
+
+#[test]
+fn operators_see_and_end_what_is_open() {
+    let upstream = service();
+    let site = sliding(&upstream);
+    let gateway = site.start();
+    let parent = site.accounts.token(json!({"sub": "bob", "azp": "app"}));
+    let session = exchanged(&gateway, &parent);
+    let successor = slide(&gateway, &session);
+    let (ann, eve) = (log_in(&gateway, "ann"), log_in(&gateway, "eve"));
+    let eyes = Admin::new(gateway.admin_address, EYES);
+    let listed = |query: &str| {
+        let page = eyes.get(&format!("/v1/sessions?{query}")).json();
+        let mut sids: Vec<_> =
+            page["items"].as_array().unwrap().iter().map(|it| it["sid"].as_str().unwrap().to_owned()).collect();
+        sids.sort();
+        sids
+    };
+    let mut all = [sid(&session), sid(&ann), sid(&eve)];
+    all.sort();
+    assert_eq!(listed("limit=10"), all);
+    assert_eq!(listed("issuer=accounts&subject=bob"), [sid(&session)]);
+    assert_eq!(listed("subject=local%3Aann"), [sid(&ann)]);
+    // What has ended by any door is not open.
+    assert_eq!(gateway.post_as("/session/logout", &eve).status, 204);
+    gateway.admin().revoke_of_accounts("subject", "nobody", "admin");
+    assert_eq!(listed("subject=local%3Aeve"), Vec::<String>::new());
+    gateway.admin().revoke(&json!({"token": ann, "reason": "admin"}));
+    assert_eq!(listed("limit=10"), [sid(&session)]);
+
+    let path = format!("/v1/sessions/{}", sid(&session));
+    assert_eq!(eyes.delete(&path).status, 403);
+    assert_eq!(refusal(&gateway, &session), None);
+    assert_eq!(gateway.admin().delete(&path).status, 200);
+    for dead in [&session, &successor, &parent] {
+        assert!(refusal(&gateway, dead).is_some());
+    }
+    assert_eq!(gateway.admin().delete(&path).status, 404);
+    let again = log_in(&gateway, "ann");
+    let ended = gateway.admin().delete("/v1/sessions?subject=local%3Aann&reason=account_suspended");
+    assert_eq!((ended.status, &ended.json()["ended"]), (200, &json!(1)));
+    assert_eq!(refusal(&gateway, &again).as_deref(), Some("revoked_session"));
+    let fresh = log_in(&gateway, "ann");
+    assert_eq!(refusal(&gateway, &fresh), None, "her sessions have ended, not her account");
+    gateway.kill();
+    let gateway = site.start();
+    for dead in [&session, &successor, &parent, &again] {
+        assert!(refusal(&gateway, dead).is_some(), "it was durable");
+    }
+    assert_eq!(refusal(&gateway, &fresh), None);
 }

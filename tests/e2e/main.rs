@@ -30,6 +30,8 @@ mod reload;
 mod revocations;
 mod rotation;
 mod secrecy;
+mod session_guide;
+mod session_limits;
 mod sessions;
 mod slow_clients;
 mod stores;

@@ -212,3 +212,32 @@ fn what_is_written_is_read_back_and_only_what_changed_is_written() {
     assert_eq!(other.len(), 2, "what is over is not taken in");
     assert_eq!(other.find("ada", "a1").unwrap().how(), How::Grant);
 }
+
+#[test]
+fn a_session_that_comes_is_told_once_and_one_in_use_is_not() {
+    use futures_util::FutureExt;
+
+    let clock = Clock::manual(after(1));
+    let registry = Registry::new(1000);
+    let told = || {
+        let fresh = registry.fresh(&clock).now_or_never().unwrap_or_default();
+        let mut sessions: Vec<_> = fresh.iter().map(|it| it.session().to_owned()).collect();
+        fresh.into_iter().for_each(Unwritten::is_written);
+        sessions.sort();
+        sessions
+    };
+    assert!(told().is_empty(), "who asks waits");
+    registry.meet(open("ada", "a1", 0, 1), after(1));
+    log_in(&registry, "bob", "b1", 1, 5);
+    assert_eq!(told(), ["a1", "b1"]);
+    registry.meet(open("ada", "a1", 0, 2), after(2));
+    registry.find("ada", "a1").unwrap().touch(after(50));
+    assert!(told().is_empty(), "being used is not told");
+    // A wave of them is bounded; what is beyond it is found by the next pass over all.
+    let registry = Registry::new(usize::MAX);
+    for number in 0..FRESH_MAX + 10 {
+        registry.meet(open(&format!("user-{number}"), "s", 0, 1), after(1));
+    }
+    assert_eq!(registry.fresh(&clock).now_or_never().unwrap().len(), FRESH_MAX);
+    assert_eq!(registry.unwritten(false, after(2)).len(), FRESH_MAX + 10);
+}
