@@ -201,6 +201,7 @@ impl Gateway for Control {
 
     fn forget_session(&self, open: &Open) {
         self.shared.registry.remove(&open.subject, &open.session);
+        self.shared.families.release(&open.session);
     }
 
     fn issuer_url(&self, name_or_url: &str) -> Option<String> {

@@ -348,3 +348,33 @@ fn operators_see_and_end_what_is_open() {
     }
     assert_eq!(refusal(&gateway, &fresh), None);
 }
+
+/// A device that is logged out cannot come back with a refresh token.
+#[test]
+fn a_device_that_is_logged_out_keeps_no_way_back() {
+    let upstream = service();
+    let mut site = Site::with_sessions(&upstream);
+    site.set("/session/refresh", json!({"idle_timeout": "4h"}));
+    let gateway = site.start();
+    let open = |age: i64| {
+        let answer = gateway.post_as("/session/exchange", &site.accounts.token(json!({"iat": now() - age}))).json();
+        let text = |name: &str| answer[name].as_str().unwrap().to_owned();
+        (text("access_token"), text("refresh_token"))
+    };
+    let refresh = |token: &str| {
+        let kind = [("Content-Type", "application/x-www-form-urlencoded")];
+        let form = format!("grant_type=refresh_token&refresh_token={token}");
+        gateway.send("POST", "/session/refresh", &kind, form.as_bytes())
+    };
+    let [own, one, other, third] = [10, 20, 0, 30].map(open);
+    assert_eq!(devices(&gateway, &own.0).len(), 4);
+    assert_eq!(end(&gateway, &own.0, &sid(&one.0)).status, 204);
+    assert_eq!(gateway.admin().delete(&format!("/v1/sessions/{}", sid(&third.0))).status, 200);
+    assert_eq!(end_others(&gateway, &own.0).json(), json!({"ended": 1}));
+    for dead in [&one, &other, &third] {
+        let refused = refresh(&dead.1);
+        assert_eq!((refused.status, &refused.json()["error"]), (400, &json!("invalid_grant")), "{refused:?}");
+    }
+    assert_eq!(refresh(&own.1).status, 200);
+    assert_eq!(devices(&gateway, &own.0).len(), 1);
+}

@@ -108,6 +108,7 @@ async fn end(
     ending::end_all(local, record, requests, action).await?;
     for open in ended {
         local.shared.registry.remove(&open.subject, &open.session);
+        local.shared.families.release(&open.session);
     }
     Ok(())
 }
