@@ -28,7 +28,7 @@ use crate::gate::Replays;
 use crate::intake::Ledger;
 use crate::proxy::{Shared, Snapshot};
 use crate::revocation::RevocationMap;
-use crate::server::{Sockets, Workers};
+use crate::server::{Identities, Sockets, Workers};
 use crate::session::Registry;
 use crate::store::{AcceptLoss, MemoryStore, SqliteStore, Store};
 use crate::telemetry::{self, Audit, Metrics};
@@ -89,14 +89,16 @@ pub fn run(options: &RunOptions, stdout: &mut (dyn Write + Send)) -> Result<(), 
     })
 }
 
-/// Reads a configuration file and judges its keys: what `portcullis check` says.
+/// Reads a configuration file and judges its keys and certificates: what `portcullis check` says.
 ///
 /// # Errors
 ///
-/// Every problem of the file, or the first issuer whose keys cannot be used.
+/// Every problem of the file, or the first issuer or listener whose keys cannot be used.
 pub fn check(path: &Path) -> Result<Loaded, Failure> {
     let loaded = config::load(path).map_err(|problems| Failure::new(Exit::Config, problems.to_string()))?;
     build::judge_keys(&loaded.config).map_err(|error| failure(&error))?;
+    let now = Clock::System.now();
+    build::identities(&loaded.config, &Identities::default(), now).map_err(|error| failure(&error))?;
     Ok(loaded)
 }
 
@@ -142,9 +144,12 @@ impl Gateway {
             metrics: Arc::clone(&metrics),
             map: Arc::clone(&map),
             clock: clock.clone(),
+            identities: Arc::default(),
             replays: Arc::new(Replays::new(config.token.proofs.max, started_at)),
             ledger: Arc::default(),
         };
+        let identities = build::identities(&config, &parts.identities, started_at).map_err(|error| failure(&error))?;
+        parts.identities.put(identities);
         let snapshot = build::snapshot(&config, &parts, None).map_err(|error| failure(&error))?;
         let horizons = build::horizons(&config);
 
@@ -201,8 +206,8 @@ impl Gateway {
         let keeping_sessions =
             shared.ledger.status().survives.then(|| tokio::spawn(async move { sessions::keep(&keeping).await }));
         // Last of all: from here on requests come in.
-        let workers =
-            Workers::start(sockets, &shared).map_err(|error| Failure::of(Exit::Failed, "cannot start", &error))?;
+        let workers = Workers::start(sockets, &shared, &control.parts.identities)
+            .map_err(|error| Failure::of(Exit::Failed, "cannot start", &error))?;
         Ok(Self { control, workers, admin, addresses, sweeping, keeping_sessions })
     }
 

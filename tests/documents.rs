@@ -67,6 +67,11 @@ issuers:
     keys: { secret: { file: secret } }
 upstreams: { shop: { servers: [http://127.0.0.1:3000] } }
 ";
+    if shown.starts_with("listeners:") {
+        let rest = base.split_once('\n').map_or(base, |(_, rest)| rest);
+        let routes = if shown.contains("routes:") { "" } else { "routes: [{ match: { path: / }, upstream: shop }]\n" };
+        return format!("{rest}{routes}{shown}");
+    }
     if shown.starts_with("issuers:") {
         let rest = base.split_once("issuers:").map_or(base, |(before, _)| before);
         return format!("{rest}upstreams: {{ shop: {{ servers: [http://127.0.0.1:3000] }} }}\n{shown}");
@@ -83,6 +88,10 @@ fn configurations_in_the_documents_are_accepted() {
     fs::write(folder.path().join("secrets/base"), "0123456789abcdef0123456789abcdef0123456789abcdef").unwrap();
     fs::write(folder.path().join("secrets/database"), "postgres://portcullis:x@db.internal:5432/users").unwrap();
     fs::write(folder.path().join("secrets/users"), "a-token-of-the-user-service").unwrap();
+    fs::write(folder.path().join("secrets/server.key"), "read, and judged when it is put into force").unwrap();
+    fs::write(folder.path().join("server.pem"), "the same").unwrap();
+    let authority = rcgen::generate_simple_self_signed(["clients".to_owned()]).unwrap();
+    fs::write(folder.path().join("clients.pem"), authority.cert.pem()).unwrap();
     let mut seen = 0;
     for document in DOCUMENTS.iter().filter(|document| document.starts_with("docs/")) {
         for shown in between(&read(document), "```yaml\n", "```") {

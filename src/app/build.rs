@@ -16,9 +16,10 @@ use crate::keys::subject::OpenError;
 use crate::keys::{KeySet, KeySetError};
 use crate::proxy::{Snapshot, Sources, Supplier};
 use crate::revocation::{Horizons, IssuerHorizon, OWN_ISSUER, RevocationMap};
+use crate::server::{CertificateError, Identities, Identity};
 use crate::session::{self, Sessions};
 use crate::telemetry::{AccessLog, Metrics};
-use crate::time::Clock;
+use crate::time::{Clock, Timestamp};
 use crate::token::Policy;
 
 /// What every generation of configuration is built around.
@@ -27,6 +28,8 @@ pub(super) struct Parts {
     pub(super) metrics: Arc<Metrics>,
     pub(super) map: Arc<RevocationMap>,
     pub(super) clock: Clock,
+    /// What the listeners show themselves as.
+    pub(super) identities: Arc<Identities>,
     /// Proofs of possession that were used.
     pub(super) replays: Arc<Replays>,
     /// The way to the store, once it is open.
@@ -71,6 +74,15 @@ pub(super) enum BuildError {
         #[source]
         source: TrustError,
     },
+    /// A listener's certificate is no good.
+    #[error("the certificate of listener {listener} cannot be used")]
+    Certificate {
+        /// Where it listens.
+        listener: String,
+        /// Why.
+        #[source]
+        source: CertificateError,
+    },
     /// The gateway's own keys cannot be had.
     #[error("the session keys cannot be used")]
     Sessions(#[from] session::OpenError),
@@ -82,7 +94,11 @@ pub(super) enum BuildError {
 impl BuildError {
     pub(super) const fn exit(&self) -> Exit {
         match self {
-            Self::Keys { .. } | Self::NoKeys { .. } | Self::Trust { .. } | Self::Credentials { .. } => Exit::Config,
+            Self::Keys { .. }
+            | Self::NoKeys { .. }
+            | Self::Certificate { .. }
+            | Self::Trust { .. }
+            | Self::Credentials { .. } => Exit::Config,
             Self::Sessions(_) | Self::AccessLog(_) => Exit::Failed,
         }
     }
@@ -98,6 +114,20 @@ pub(super) fn judge_keys(config: &Config) -> Result<(), BuildError> {
         keys::judge(issuer).map_err(|source| BuildError::Trust { issuer: issuer.name.clone(), source })?;
         trusted(issuer, None).map(drop)
     })
+}
+
+/// What the listeners are to show themselves as: judged, and not yet in force.
+///
+/// # Errors
+///
+/// The first listener whose certificate cannot be used.
+pub(super) fn identities(
+    config: &Config,
+    in_force: &Identities,
+    now: Timestamp,
+) -> Result<Vec<Option<Arc<Identity>>>, BuildError> {
+    let prepared = in_force.prepare(&config.listeners, now);
+    prepared.map_err(|(listener, source)| BuildError::Certificate { listener, source })
 }
 
 /// Builds a generation. What of `before` has not changed is taken over, so that sessions under way keep

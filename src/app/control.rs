@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 
-use super::build::{self, Parts};
+use super::build::{self, BuildError, Parts};
 use super::keys;
 use crate::admin::{
     Credentials, Explanation, Gateway, KeyInfo, Pending, Question, ReloadError, Reloaded, RotateError, Status,
@@ -62,10 +62,12 @@ impl Control {
         let now = self.shared.clock.now();
         let before = self.shared.snapshot.load_full();
         check_restart(&before.config, &loaded.config)?;
-        let snapshot = build::snapshot(&loaded.config, &self.parts, Some(&before)).map_err(|error| {
+        let failed = |error: BuildError| {
             let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
             ReloadError::Failed(format!("{error}{cause}"))
-        })?;
+        };
+        let identities = build::identities(&loaded.config, &self.parts.identities, now).map_err(failed)?;
+        let snapshot = build::snapshot(&loaded.config, &self.parts, Some(&before)).map_err(failed)?;
         keys::start(&snapshot, Some(&before), &self.shared.ledger, now).await;
         // A limit that is raised would let back in what was only forgotten: the cutoff comes first.
         let horizons = build::horizons(&loaded.config);
@@ -79,6 +81,7 @@ impl Control {
             self.shared.registry.set_max(session.devices.max);
             self.shared.families.set_max(session.devices.max);
         }
+        self.parts.identities.put(identities);
         self.parts.replays.set_max(snapshot.config.token.proofs.max);
         self.shared.snapshot.store(Arc::new(snapshot));
         // Whatever was judged under the old keys and rules is judged again.
@@ -172,6 +175,11 @@ impl Gateway for Control {
         for published in self.shared.snapshot.load().published.iter().flatten() {
             if let Some(fetched) = published.standing().fetched {
                 self.parts.metrics.keys(&published.issuer().name).set_age(now.since(fetched));
+            }
+        }
+        for (identity, listener) in self.parts.identities.all().iter().zip(&self.listeners) {
+            if let Some(identity) = identity {
+                self.parts.metrics.certificate(listener).set_remaining(identity.expires().since(now));
             }
         }
     }

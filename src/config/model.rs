@@ -51,6 +51,28 @@ pub struct Config {
 pub struct Listener {
     /// Where it listens; port 0 takes a free one.
     pub address: SocketAddr,
+    /// How it protects its connections; `None`: in clear.
+    pub tls: Option<ListenerTls>,
+}
+
+/// TLS on a listener; the texts are read when the config is loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerTls {
+    /// The PEM text of its certificate and those between it and its authority.
+    pub certificate: String,
+    /// The PEM text of its private key.
+    pub key: Secret,
+    /// The PEM text of the authorities that vouch for clients, and whether they must.
+    pub clients: Option<(String, ClientAuth)>,
+}
+
+/// Whether a client may come without a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// It may.
+    Optional,
+    /// It may not.
+    Required,
 }
 
 /// Where the control plane listens.
@@ -384,6 +406,10 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// How long a client may take to read any part of an answer.
     pub write_timeout: Duration,
+    /// How long a TLS handshake may take, waiting for its turn included.
+    pub handshake_timeout: Duration,
+    /// TLS handshakes of each worker at once; at the bound others wait.
+    pub handshakes_per_worker: usize,
     /// Open client connections of each worker; at the bound no more are accepted.
     pub connections_per_worker: usize,
 }

@@ -27,6 +27,7 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const VIA: HeaderValue = HeaderValue::from_static("1.1 portcullis");
 const HTTP: HeaderValue = HeaderValue::from_static("http");
+const HTTPS: HeaderValue = HeaderValue::from_static("https");
 
 /// Fields that end at the gateway in both directions. Their places are the bits of [`HopByHop`].
 static HOP_BY_HOP: [HeaderName; 9] = [
@@ -325,6 +326,10 @@ pub struct Peer {
     pub address: IpAddr,
     /// The same as a field value.
     text: HeaderValue,
+    /// Whether the connection is protected by TLS that ends here.
+    secured: bool,
+    /// The SHA-256 of the certificate, DER, that the client has proven to hold.
+    certificate: Option<[u8; 32]>,
 }
 
 impl Peer {
@@ -333,19 +338,25 @@ impl Peer {
     pub fn new(address: IpAddr) -> Self {
         let address = address.to_canonical();
         let text = HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
-        Self { address, text }
+        Self { address, text, secured: false, certificate: None }
+    }
+
+    /// The peer at `address` of a TLS connection, and the SHA-256 of its certificate if it has shown one.
+    #[must_use]
+    pub fn secured(address: IpAddr, certificate: Option<[u8; 32]>) -> Self {
+        Self { secured: true, certificate, ..Self::new(address) }
     }
 
     /// The scheme that its requests come by.
     #[must_use]
     pub(super) const fn scheme(&self) -> &'static str {
-        "http"
+        if self.secured { "https" } else { "http" }
     }
 
     /// The SHA-256 of the certificate, DER, that it connected with.
     #[must_use]
     pub(super) const fn certificate(&self) -> Option<[u8; 32]> {
-        None
+        self.certificate
     }
 
     /// Whether its forwarding fields are believed.
@@ -388,7 +399,7 @@ pub(super) fn set_forwarding(
         headers.insert(X_FORWARDED_FOR, peer.text.clone());
     }
     if !(kept.forwarding && headers.contains_key(&X_FORWARDED_PROTO)) {
-        headers.insert(X_FORWARDED_PROTO, HTTP);
+        headers.insert(X_FORWARDED_PROTO, if peer.secured { HTTPS } else { HTTP });
     }
     if let Some(host) = host
         && !(kept.forwarding && headers.contains_key(&X_FORWARDED_HOST))

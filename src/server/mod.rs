@@ -6,6 +6,7 @@
 
 mod ending;
 mod guard;
+mod tls;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -25,6 +26,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +34,8 @@ use tokio_util::task::TaskTracker;
 
 use self::ending::{Ending, HeadTimer};
 use self::guard::{Framing, Guarded, Violation, Watch};
+use self::tls::Handshakes;
+pub use self::tls::{CertificateError, Identities, Identity};
 use crate::alarm::Alarm;
 use crate::config::{Limits, Listener};
 use crate::proxy::{Peer, Refusal, Shared, Worker, serve};
@@ -42,6 +46,8 @@ const BACKLOG: i32 = 4096;
 const REAP: Duration = Duration::from_secs(5);
 /// How long accepting rests when the process has no file descriptors left.
 const EXHAUSTED: Duration = Duration::from_millis(50);
+/// How long handshakes under way may still take once the drain has begun.
+const LAST_HANDSHAKES: Duration = Duration::from_secs(1);
 
 /// Why a listener was not opened. Read as "failed to listen: {self}".
 #[derive(Debug, thiserror::Error)]
@@ -140,12 +146,12 @@ pub enum StartError {
 }
 
 impl Workers {
-    /// Starts a worker for each set of sockets.
+    /// Starts a worker for each set of sockets, whose listeners show themselves as `identities` say.
     ///
     /// # Errors
     ///
     /// When a thread cannot be made.
-    pub fn start(sockets: Sockets, shared: &Arc<Shared>) -> Result<Self, StartError> {
+    pub fn start(sockets: Sockets, shared: &Arc<Shared>, identities: &Arc<Identities>) -> Result<Self, StartError> {
         let drain = Drain::default();
         let (alive, ended) = tokio::sync::mpsc::channel(1);
         let mut threads = Vec::new();
@@ -156,8 +162,9 @@ impl Workers {
                 .build()
                 .map_err(StartError::Thread)?;
             let (shared, drain, alive) = (Arc::clone(shared), drain.clone(), alive.clone());
+            let identities = Arc::clone(identities);
             let work = move || {
-                tokio::task::LocalSet::new().block_on(&runtime, work(listeners, shared, drain));
+                tokio::task::LocalSet::new().block_on(&runtime, work(listeners, shared, identities, drain));
                 drop(alive);
             };
             let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(work);
@@ -180,15 +187,25 @@ impl Workers {
     }
 }
 
-async fn work(listeners: Vec<StdListener>, shared: Arc<Shared>, drain: Drain) {
+async fn work(listeners: Vec<StdListener>, shared: Arc<Shared>, identities: Arc<Identities>, drain: Drain) {
     let worker = Rc::new(Worker::new(Arc::clone(&shared)));
     let limits = shared.snapshot.load().config.limits.clone();
     let slots = Arc::new(Semaphore::new(limits.connections_per_worker));
     let connections = TaskTracker::new();
     let ending = Rc::new(Ending::default());
-    for listener in listeners {
-        let (worker, ending) = (Rc::clone(&worker), Rc::clone(&ending));
-        let serving = Serving { worker, slots: Arc::clone(&slots), connections: connections.clone(), ending };
+    let handshakes = Rc::new(Handshakes::new(limits.handshakes_per_worker));
+    for (place, listener) in listeners.into_iter().enumerate() {
+        let serving = Serving {
+            door: Rc::new(Door {
+                worker: Rc::clone(&worker),
+                ending: Rc::clone(&ending),
+                identities: Arc::clone(&identities),
+                handshakes: Rc::clone(&handshakes),
+                place,
+            }),
+            slots: Arc::clone(&slots),
+            connections: connections.clone(),
+        };
         connections.spawn_local(accept(listener, serving, drain.stop.clone()));
     }
     let reaping = Rc::clone(&worker);
@@ -208,18 +225,26 @@ async fn work(listeners: Vec<StdListener>, shared: Arc<Shared>, drain: Drain) {
     }
 }
 
-/// What a worker's connections have in common.
+/// What a worker accepts a listener's connections with.
 struct Serving {
-    worker: Rc<Worker>,
+    door: Rc<Door>,
     slots: Arc<Semaphore>,
     connections: TaskTracker,
+}
+
+/// What the connections of one listener have in common.
+struct Door {
+    worker: Rc<Worker>,
     ending: Rc<Ending>,
+    identities: Arc<Identities>,
+    handshakes: Rc<Handshakes>,
+    /// Its place in the configuration.
+    place: usize,
 }
 
 impl Serving {
     fn serve(&self, stream: TcpStream, address: SocketAddr, slot: OwnedSemaphorePermit) {
-        let (worker, ending) = (Rc::clone(&self.worker), Rc::clone(&self.ending));
-        self.connections.spawn_local(connection(stream, address, worker, slot, ending));
+        self.connections.spawn_local(connection(stream, address, slot, Rc::clone(&self.door)));
     }
 }
 
@@ -271,21 +296,48 @@ fn is_about_the_peer(error: &io::Error) -> bool {
     )
 }
 
-async fn connection(
-    stream: TcpStream,
-    address: SocketAddr,
-    worker: Rc<Worker>,
-    slot: OwnedSemaphorePermit,
-    ending: Rc<Ending>,
-) {
+async fn connection(stream: TcpStream, address: SocketAddr, slot: OwnedSemaphorePermit, door: Rc<Door>) {
     // Without it an answer in two writes waits for a delayed acknowledgement.
     if stream.set_nodelay(true).is_err() {
         return;
     }
+    match door.identities.of(door.place) {
+        None => exchanges(stream, Peer::new(address.ip()), &door).await,
+        Some(identity) => {
+            let patience = door.worker.local().snapshot.config.limits.handshake_timeout;
+            // Boxed: it is over soon, and must not make the connection larger for as long as that lasts.
+            let shaking = Box::pin(door.handshakes.accept(identity, stream, patience));
+            let shaken = tokio::select! {
+                shaken = shaking => shaken,
+                () = hurry(&door.ending) => None,
+            };
+            if let Some(stream) = shaken {
+                let peer = Peer::secured(address.ip(), tls::certificate_of(&stream));
+                exchanges(stream, peer, &door).await;
+            }
+        }
+    }
+    drop(slot);
+}
+
+/// Over a moment after the drain has begun: a client that has not finished its handshake by then has sent
+/// no request.
+async fn hurry(ending: &Ending) {
+    let mut listener = ending.listener();
+    poll_fn(|cx| if listener.hears(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+    tokio::time::sleep(LAST_HANDSHAKES).await;
+}
+
+/// Serves the requests that come on a stream until it ends.
+async fn exchanges<S>(stream: S, peer: Peer, door: &Door)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let worker = Rc::clone(&door.worker);
     let limits = worker.local().snapshot.config.limits.clone();
     let watch = Rc::new(RefCell::new(Watch::new(limits.uri_bytes)));
     let io = TokioIo::new(Guarded::new(stream, Rc::clone(&watch), limits.write_timeout));
-    let peer = Rc::new(Peer::new(address.ip()));
+    let peer = Rc::new(peer);
     let service = service_fn(move |request| {
         let violation = watch.borrow_mut().head_read(framing(&request));
         serve(Rc::clone(&worker), Rc::clone(&peer), violation.map(refusal), request)
@@ -293,7 +345,7 @@ async fn connection(
     let head = HeadTimer::new();
     let mut late = Alarm::new(limits.header_timeout);
     let mut connection = pin!(builder(&limits, head.clone()).serve_connection(io, service));
-    let mut listener = ending.listener();
+    let mut listener = door.ending.listener();
     let mut leaving = false;
     let served = poll_fn(|cx| {
         if !leaving && listener.hears(cx) {
@@ -310,7 +362,6 @@ async fn connection(
     if let Err(error) = served {
         tracing::debug!(%error, "a client connection ended early");
     }
-    drop(slot);
 }
 
 /// Why a connection ended early.

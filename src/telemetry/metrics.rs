@@ -8,7 +8,7 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::{Histogram, IntCounter, IntGauge, TextEncoder};
 
 use super::series::Series;
-use super::{DecisionMetrics, KeysMetrics, RouteMetrics, UpstreamMetrics, buckets};
+use super::{CertificateMetrics, DecisionMetrics, KeysMetrics, RouteMetrics, UpstreamMetrics, buckets};
 use crate::revocation::{Reason, Source, TargetKind};
 use crate::token::Algorithm;
 
@@ -138,6 +138,7 @@ pub struct Metrics {
     issuers: Table<DecisionMetrics>,
     upstreams: Table<UpstreamMetrics>,
     keys: Table<KeysMetrics>,
+    certificates: Table<CertificateMetrics>,
     verifications: [OnceLock<Histogram>; Algorithm::ALL.len()],
     /// `requests_in_flight`: raised when a request head was read, lowered when its response has ended.
     pub requests_in_flight: IntGauge,
@@ -182,6 +183,7 @@ impl Metrics {
             issuers: Table::default(),
             upstreams: Table::default(),
             keys: Table::default(),
+            certificates: Table::default(),
             verifications: std::array::from_fn(|_| OnceLock::new()),
             requests_in_flight: series.gauge("requests_in_flight", "Requests being worked on.", &[]),
             token_cache_hits: cache("hit"),
@@ -232,6 +234,12 @@ impl Metrics {
     #[must_use]
     pub fn keys(&self, name: &str) -> Arc<KeysMetrics> {
         entry(&self.keys, name, || KeysMetrics::new(&self.series, name))
+    }
+
+    /// The series of the certificate that the listener at `name` shows.
+    #[must_use]
+    pub fn certificate(&self, name: &str) -> Arc<CertificateMetrics> {
+        entry(&self.certificates, name, || CertificateMetrics::new(&self.series, name))
     }
 
     /// Counts one signature check.

@@ -7,6 +7,7 @@
 mod access;
 mod audit;
 mod buckets;
+mod certificates;
 mod decision;
 mod keys;
 mod metrics;
@@ -17,6 +18,7 @@ mod writer;
 
 pub use access::{AccessLog, Line};
 pub use audit::{Audit, AuditError, AuditEvent, AuditTrail};
+pub use certificates::CertificateMetrics;
 pub use decision::DecisionMetrics;
 pub use keys::KeysMetrics;
 pub use metrics::{Metrics, RefreshResult, ReissueResult, SessionOpening, StoreOperation};

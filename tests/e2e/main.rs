@@ -39,4 +39,5 @@ mod streaming;
 mod subjects;
 mod support;
 mod support_test;
+mod tls;
 mod upgrades;

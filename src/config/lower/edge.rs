@@ -35,6 +35,7 @@ impl Lower<'_, '_> {
     pub(super) fn listeners(&mut self, raw: &[raw::Listener], place: &Place<'_>) -> Vec<Listener> {
         let mut listeners: Vec<Listener> = Vec::new();
         for (index, listener) in raw.iter().enumerate() {
+            let tls = listener.tls.as_ref().and_then(|tls| self.listener_tls(tls, &place.item(index).key("tls")));
             let place = place.item(index).key("address");
             let Some(address) = listener.address.as_deref().and_then(|text| self.address(text, &place)) else {
                 continue;
@@ -42,7 +43,7 @@ impl Lower<'_, '_> {
             if address.port() != 0 && listeners.iter().any(|earlier| earlier.address == address) {
                 self.error(&place, format!("`{address}` is listened on twice"), "");
             }
-            listeners.push(Listener { address });
+            listeners.push(Listener { address, tls });
         }
         listeners
     }
@@ -252,6 +253,8 @@ impl Lower<'_, '_> {
             header_timeout: None,
             body_timeout: None,
             write_timeout: None,
+            handshake_timeout: None,
+            handshakes_per_worker: None,
             connections_per_worker: None,
         });
         let count = |number: Option<u64>| usize::try_from(number.unwrap_or(0)).unwrap_or(usize::MAX);
@@ -269,7 +272,9 @@ impl Lower<'_, '_> {
             uri_bytes: usize::try_from(uri_bytes).unwrap_or(usize::MAX),
             header_timeout: self.duration(raw.header_timeout.as_ref(), &place.key("header_timeout"), wait.clone()),
             body_timeout: self.duration(raw.body_timeout.as_ref(), &place.key("body_timeout"), wait.clone()),
-            write_timeout: self.duration(raw.write_timeout.as_ref(), &place.key("write_timeout"), wait),
+            write_timeout: self.duration(raw.write_timeout.as_ref(), &place.key("write_timeout"), wait.clone()),
+            handshake_timeout: self.duration(raw.handshake_timeout.as_ref(), &place.key("handshake_timeout"), wait),
+            handshakes_per_worker: count(raw.handshakes_per_worker),
             connections_per_worker: count(raw.connections_per_worker),
         }
     }

@@ -11,6 +11,7 @@ mod place;
 mod route;
 mod secret;
 mod session;
+mod tls;
 mod upstream;
 
 use std::ops::RangeInclusive;

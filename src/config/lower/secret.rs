@@ -51,7 +51,8 @@ impl Lower<'_, '_> {
         Some(Secret::new(bytes.to_vec()))
     }
 
-    fn secret_file(&mut self, file: &str, place: &Place<'_>) -> Option<Zeroizing<Vec<u8>>> {
+    /// Reads a file that holds a secret; reports one that others may change.
+    pub(super) fn secret_file(&mut self, file: &str, place: &Place<'_>) -> Option<Zeroizing<Vec<u8>>> {
         let contents = match self.files.read(file) {
             Ok(contents) => contents,
             Err(why) => {

@@ -68,6 +68,33 @@ pub(super) struct Listener {
     /// Address and port; port 0 takes a free one.
     #[schemars(with = "String", extend("examples" = ["0.0.0.0:8080", "[::]:8080"]))]
     pub(super) address: Option<String>,
+    /// TLS 1.2 and 1.3. Absent: in clear.
+    pub(super) tls: Option<ListenerTls>,
+}
+
+/// TLS on a listener. The files are read again at a reload.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListenerTls {
+    /// The PEM certificate, followed by those between it and its authority.
+    #[schemars(with = "String", length(min = 1))]
+    pub(super) certificate: Option<String>,
+    /// Its PEM private key, not encrypted.
+    #[schemars(with = "String", length(min = 1))]
+    pub(super) key: Option<String>,
+    /// PEM authorities that vouch for clients. Absent: clients are asked for no certificate.
+    #[schemars(length(min = 1))]
+    pub(super) client_ca: Option<String>,
+    /// With `client_ca`: whether a client must have a certificate. Absent: `optional`.
+    pub(super) client_auth: Option<ClientAuth>,
+}
+
+/// Whether a client may come without a certificate. One that cannot be verified is always refused.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ClientAuth {
+    Optional,
+    Required,
 }
 
 /// The control plane.
@@ -775,6 +802,12 @@ pub(super) struct Limits {
     /// How long a client may take to read any part of an answer.
     #[schemars(extend("default" = "30s"))]
     pub(super) write_timeout: Option<Duration>,
+    /// How long a TLS handshake may take, waiting for its turn included.
+    #[schemars(extend("default" = "10s"))]
+    pub(super) handshake_timeout: Option<Duration>,
+    /// TLS handshakes of each worker at once; others wait for their turn.
+    #[schemars(range(min = 1, max = 1_000_000), extend("default" = 1000))]
+    pub(super) handshakes_per_worker: Option<u64>,
     /// Open client connections of each worker.
     #[schemars(range(min = 1, max = 1_000_000), extend("default" = 10_000))]
     pub(super) connections_per_worker: Option<u64>,

@@ -164,6 +164,29 @@ const SLIPS: &[(&str, &str, &str)] = &[
     ("after: 33.3%", "after: ^half", "is not a share"),
     ("every: 100", "every: ^1", "at least 2"),
     // listeners, admin, secrets
+    ("127.0.0.1:8080", "127.0.0.1:8080\n    ^tls: { key: secrets/ops }", "`certificate` is missing"),
+    ("127.0.0.1:8080", "127.0.0.1:8080\n    tls: { certificate: ^none.pem, key: secrets/ops }", "cannot read"),
+    (
+        "127.0.0.1:8080",
+        "127.0.0.1:8080\n    tls: { certificate: accounts.pem, key: ^secrets/wide }",
+        "every user of this machine may change this secret",
+    ),
+    (
+        "127.0.0.1:8080",
+        "127.0.0.1:8080\n    tls: { certificate: accounts.pem, ^key: \"-----BEGIN PRIVATE KEY-----hunter2\" }",
+        "is written into the file",
+    ),
+    (
+        "127.0.0.1:8080",
+        "127.0.0.1:8080\n    tls: { certificate: accounts.pem, key: secrets/ops, ^client_auth: required }",
+        "add `client_ca`",
+    ),
+    (
+        "127.0.0.1:8080",
+        "127.0.0.1:8080\n    tls: { certificate: accounts.pem, key: secrets/ops, client_ca: ^secrets/ops }",
+        "no PEM certificate that can be used as an authority",
+    ),
+    ("header_count: 100", "header_count: 100, handshakes_per_worker: ^0", "at least 1"),
     ("127.0.0.1:8080", "^localhost:8080", "write `127.0.0.1:8080`"),
     ("127.0.0.1:8080", "\"^:8080\"", "write `0.0.0.0:8080`"),
     ("\"[::1]:8081\"", "\"^::1\"", "write `[::1]:8080`"),
