@@ -158,6 +158,25 @@ impl Gate {
     /// What is lacking.
     pub fn confirm(&self, verified: &Verified, presented: Presentation<'_>, now: Timestamp) -> Result<(), Denial> {
         let Some(proof) = self.examine_sender(verified, presented, now)? else { return Ok(()) };
+        self.spend(&proof, now)
+    }
+
+    /// Whether the sender of a refresh is whom its session is bound to: a refresh token is bound as the access
+    /// tokens that it brings (RFC 9449 §5, RFC 8705 §4). A proof is used up by this.
+    ///
+    /// # Errors
+    ///
+    /// What is lacking.
+    pub fn confirm_refresh(&self, bound: &Confirmation, sender: &dyn Sender, now: Timestamp) -> Result<(), Denial> {
+        if bound.certificate.is_some_and(|wanted| sender.certificate() != Some(wanted)) {
+            return Err(Denial::CertificateMismatch);
+        }
+        let Some(key) = &bound.key else { return Ok(()) };
+        let proof = self.examine_proof(None, key, sender, now).map_err(Denial::InvalidProof)?;
+        self.spend(&proof, now)
+    }
+
+    fn spend(&self, proof: &Unspent, now: Timestamp) -> Result<(), Denial> {
         self.senders().replays.take(&proof.key, &proof.id, proof.until, now).map_err(|not_new| match not_new {
             NotNew::Used => Denial::InvalidProof(ProofFault::Used),
             NotNew::Full => Denial::ProofsExhausted,
@@ -203,13 +222,13 @@ impl Gate {
         {
             return Err(Denial::CertificateMismatch);
         }
-        key.map(|key| self.examine_proof(token, &key, sender, now).map_err(Denial::InvalidProof)).transpose()
+        key.map(|key| self.examine_proof(Some(token), &key, sender, now).map_err(Denial::InvalidProof)).transpose()
     }
 
-    /// RFC 9449 §4.3, what costs least first.
+    /// RFC 9449 §4.3, what costs least first. Without a `token` it may have been made for none.
     fn examine_proof(
         &self,
-        token: Unread<'_>,
+        token: Option<Unread<'_>>,
         bound_to: &[u8; 32],
         sender: &dyn Sender,
         now: Timestamp,
@@ -229,7 +248,7 @@ impl Gate {
         if proof.issued > now.plus(senders.clock_skew) || now >= until || proof.issued < senders.replays.since() {
             return Err(ProofFault::Age);
         }
-        if proof.token != digest(&SHA256, token.bytes()).as_ref() {
+        if token.is_some_and(|it| proof.token.is_none_or(|said| said != digest(&SHA256, it.bytes()).as_ref())) {
             return Err(ProofFault::Token);
         }
         let key = VerifyingKey::of_proof(&proof.key, proof.algorithm).map_err(|_| ProofFault::Key)?;

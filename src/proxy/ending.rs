@@ -52,13 +52,19 @@ impl Leaving {
         }
     }
 
-    /// What a logout with a refresh token of `family` ends; the gateway's issuer is `own`.
-    pub(super) fn of_family(own: &str, family: &Family) -> Self {
-        let session = Target::new(TargetKind::Session, own, &*family.session);
+    /// What a logout with a refresh token of `family` ends.
+    pub(super) fn of_family(local: &Local, family: &Family) -> Self {
+        let mut leaving = Self::session_of_family(local, family);
         let parent = family.lineage.origin.as_ref();
-        let parent = parent.map(|origin| Target::new(TargetKind::Token, &origin.issuer, &origin.token));
+        leaving.targets.extend(parent.map(|origin| Target::new(TargetKind::Token, &origin.issuer, &origin.token)));
+        leaving
+    }
+
+    /// The session of `family` alone.
+    pub(super) fn session_of_family(local: &Local, family: &Family) -> Self {
+        let own = local.snapshot.sessions.as_ref().map_or("", |sessions| sessions.issuer());
         Self {
-            targets: [session].into_iter().chain(parent).collect(),
+            targets: vec![Target::new(TargetKind::Session, own, &*family.session)],
             actor: family.subject.clone(),
             session: Some((family.subject.clone(), family.session.to_string())),
         }

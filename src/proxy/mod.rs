@@ -190,17 +190,28 @@ async fn doors(
     if route.login {
         // A login is let through whatever comes with it; what is not proven to be there is not ended.
         let earlier = ending::presented(local, record.time, head, authority).await.ok().flatten();
-        earned.login = Some(Login {
-            earlier: earlier.as_ref().map(Leaving::session_of),
-            device: std::mem::take(&mut earned.device),
-        });
+        let earlier = match earlier {
+            Some(verified) => Some(Leaving::session_of(&verified)),
+            None => {
+                let family = refreshing::family_in_cookie(local, head, authority).await.ok().flatten();
+                family.map(|family| Leaving::session_of_family(local, &family))
+            }
+        };
+        earned.login = Some(Login { earlier, device: std::mem::take(&mut earned.device) });
     }
     if route.logout {
         let leaving = ending::presented(local, record.time, head, authority).await.map_err(|stage| {
             record.denied(&stage.denial, stage.issuer);
             Refusal::Denied(stage.denial)
         })?;
-        earned.logout = Some(Logout(leaving.as_ref().map(Leaving::of)));
+        let leaving = match leaving {
+            Some(verified) => Some(Leaving::of(&verified)),
+            None => {
+                let family = refreshing::family_in_cookie(local, head, authority).await?;
+                family.map(|family| Leaving::of_family(local, &family))
+            }
+        };
+        earned.logout = Some(Logout(leaving));
     }
     Ok(())
 }

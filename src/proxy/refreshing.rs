@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 
 use http::HeaderMap;
+use http::request::Parts;
 
 use super::answer::{Refusal, TokenRefusal};
 use super::need::settle;
@@ -23,6 +24,7 @@ use crate::revocation::{Reason, Source, Target, TargetKind};
 use crate::session::{Family, Judgement, MintError, Minted, Open, Opener, RefreshError, RefreshToken, Sessions};
 use crate::telemetry::{RefreshResult, StoreOperation};
 use crate::time::Timestamp;
+use crate::token::Confirmation;
 use crate::token::present::{PresentError, present};
 
 /// How often one request may find that another was first. Each time the family has gone on, so that the second
@@ -117,9 +119,9 @@ pub(super) async fn refresh(
     record: &Record,
     token: &RefreshToken,
     terms: Terms<'_>,
-    fields: &HeaderMap,
+    head: &Parts,
 ) -> Result<Refreshed, Refusal> {
-    let outcome = take(local, sessions, record, token, terms, fields).await;
+    let outcome = take(local, sessions, record, token, terms, head).await;
     local.shared.metrics.refreshed(match &outcome {
         Ok((_, result)) => *result,
         Err(Failed::Reused(_)) => RefreshResult::Reused,
@@ -167,17 +169,23 @@ async fn take(
     record: &Record,
     token: &RefreshToken,
     terms: Terms<'_>,
-    fields: &HeaderMap,
+    head: &Parts,
 ) -> Result<(Refreshed, RefreshResult), Failed> {
     let shared = &local.shared;
     let grace = sessions.config().refresh.as_ref().map(|it| it.reuse_grace).unwrap_or_default();
+    let mut confirmed = false;
     for _ in 0..TRIES_MAX {
         let now = shared.clock.now();
         let Stored { family, revision } = live(local, token, now).await?;
         if family.bound_to.is_some() && family.bound_to.as_deref() != terms.client {
             return Err(Refusal::NoToken(TokenRefusal::OtherClient).into());
         }
-        let open = Open::of_family(&family, renewal::device(&local.snapshot, record, fields), now);
+        // Once: a proof is used up by it.
+        if !confirmed {
+            confirm(local, record, &family, head, now)?;
+            confirmed = true;
+        }
+        let open = Open::of_family(&family, renewal::device(&local.snapshot, record, &head.headers), now);
         stand(local, &open).await?;
         let past = shared.families.is_past(token);
         let judgement = if past { Judgement::Reused } else { family.judge(token, now, grace) };
@@ -226,27 +234,37 @@ async fn take(
 ///
 /// # Errors
 ///
-/// When there are several, or a page of another site may have sent it.
-pub(super) fn in_cookie(
+/// [`Denial::MultipleTokens`], and [`Denial::CrossSite`] when a page of another site may have sent it.
+pub(super) fn in_cookie<'r>(
     sessions: &Sessions,
-    record: &Record,
-    head: &http::request::Parts,
+    head: &'r Parts,
     authority: Option<&str>,
-) -> Result<Option<String>, Refusal> {
+) -> Result<Option<&'r str>, Denial> {
     let Some(config) = &sessions.config().refresh else { return Ok(None) };
     let places = [TokenPlace::Cookie(config.cookie.clone())];
     let found = present(&head.headers, &places).map_err(|error| match error {
-        PresentError::Several | PresentError::Malformed => {
-            Refusal::NoToken(TokenRefusal::InvalidRequest("the refresh cookie has no single value"))
-        }
+        PresentError::Several | PresentError::Malformed => Denial::MultipleTokens,
     })?;
     let Some(found) = found else { return Ok(None) };
-    record.cookie_borne.set(true);
-    if !ending::is_same_origin(head, authority) {
-        record.denied(&Denial::CrossSite, None);
-        return Err(Refusal::Denied(Denial::CrossSite));
+    if ending::is_same_origin(head, authority) { Ok(Some(found.token)) } else { Err(Denial::CrossSite) }
+}
+
+/// The session that the refresh cookie of a request belongs to: on a login route it is the earlier one, on a logout
+/// route the one that ends, when no access token says so.
+///
+/// # Errors
+///
+/// As [`in_cookie`] and [`family_of`].
+pub(super) async fn family_in_cookie(
+    local: &Local,
+    head: &Parts,
+    authority: Option<&str>,
+) -> Result<Option<Family>, Refusal> {
+    let Some(sessions) = &local.snapshot.sessions else { return Ok(None) };
+    match in_cookie(sessions, head, authority)? {
+        None => Ok(None),
+        Some(text) => family_of(local, sessions, text).await,
     }
-    Ok(Some(found.token.to_owned()))
 }
 
 /// The family that the refresh token `text` is of, for who says goodbye with it: any token of it will do,
@@ -292,6 +310,17 @@ async fn live(local: &Local, token: &RefreshToken, now: Timestamp) -> Result<Sto
         Refusal::NoToken(TokenRefusal::Unavailable)
     })?;
     Ok(Stored { family, revision: document.revision })
+}
+
+/// Whether whoever asks holds what the session is bound to. Without that a token does nothing, not even harm.
+fn confirm(local: &Local, record: &Record, family: &Family, head: &Parts, now: Timestamp) -> Result<(), Refusal> {
+    let bound = Confirmation::read(&family.claims).map_err(|_| refused(Denial::MalformedClaim))?;
+    let Some(bound) = bound else { return Ok(()) };
+    let confirmed = local.snapshot.gate.confirm_refresh(&bound, &record.sender(head), now);
+    confirmed.map_err(|denial| match denial {
+        Denial::ProofsExhausted => Refusal::NoToken(TokenRefusal::Unavailable),
+        denial => refused(denial),
+    })
 }
 
 /// Whether the session is still in good standing, and hangs on a credential that is still the current one.

@@ -228,6 +228,25 @@ mod tests {
     }
 
     #[test]
+    fn a_refresh_tells_in_the_body_what_does_not_go_as_a_cookie() {
+        let (_folder, sessions) = sessions();
+        let minted = sessions.exchange(parent(&foreign(json!({ "scope": "a b" }))), NOW).unwrap();
+        for (access, refresh) in [(false, false), (false, true), (true, true)] {
+            let cookies = InCookies { access, refresh };
+            let answer = serde_json::to_value(RefreshAnswer::new(&minted, ("r1", after(90)), cookies, NOW)).unwrap();
+            let mut expected = json!({ "expires_in": 59, "refresh_expires_in": 90, "scope": "a b" });
+            if !access {
+                expected["access_token"] = minted.token().into();
+                expected["token_type"] = "Bearer".into();
+            }
+            if !refresh {
+                expected["refresh_token"] = "r1".into();
+            }
+            assert_eq!(answer, expected, "{cookies:?}");
+        }
+    }
+
+    #[test]
     fn a_session_describes_itself_to_its_holder() {
         let (_folder, sessions) = sessions();
         let minted = sessions.exchange(parent(&foreign(json!({ "scope": "a b", "auth_time": 0 }))), NOW).unwrap();

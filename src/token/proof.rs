@@ -40,8 +40,8 @@ pub struct Proof<'a> {
     pub target: String,
     /// `iat`, fractions rounded down.
     pub issued: Timestamp,
-    /// `ath`: the SHA-256 of the token it was made for.
-    pub token: [u8; 32],
+    /// `ath`: the SHA-256 of the token it was made for; one made to ask for tokens has none (RFC 9449 §5).
+    pub token: Option<[u8; 32]>,
 }
 
 /// The text is not a proof that we read.
@@ -65,13 +65,14 @@ impl<'a> Proof<'a> {
         }
         let payload = parts.payload().map_err(|_| ProofError)?;
         let claims = json::object(&payload).map_err(|_| ProofError)?;
-        let text = |name, max| string(&claims, name, max).map_err(|_: ClaimsError| ProofError)?.ok_or(ProofError);
+        let said = |name, max| string(&claims, name, max).map_err(|_: ClaimsError| ProofError);
+        let text = |name, max| said(name, max)?.ok_or(ProofError);
         Ok(Self {
             id: text("jti", ID_BYTES_MAX)?,
             method: text("htm", TEXT_BYTES_MAX)?,
             target: text("htu", TEXT_BYTES_MAX)?,
             issued: time(&claims, "iat").map_err(|_| ProofError)?.ok_or(ProofError)?,
-            token: digest_of(&text("ath", 43)?).ok_or(ProofError)?,
+            token: said("ath", 43)?.map(|text| digest_of(&text).ok_or(ProofError)).transpose()?,
             signing_input: parts.signing_input,
             signature: parts.signature().map_err(|_| ProofError)?,
             algorithm: header.algorithm,

@@ -10,7 +10,8 @@ use std::thread;
 use serde_json::{Value, json};
 
 use crate::sessions::service;
-use crate::support::issuer::claims_of;
+use crate::support::holder::Holder;
+use crate::support::issuer::{Issuer, Key, claims_of};
 use crate::support::{Gateway, Response, Site, Upstream, now, until};
 
 const FORM: (&str, &str) = ("Content-Type", "application/x-www-form-urlencoded");
@@ -471,6 +472,113 @@ fn a_refresh_token_alone_logs_out() {
     assert_eq!(logout(&[FORM], "refresh_token=nonsense").status, 204);
     let audit = site.read("audit.jsonl");
     assert_eq!((audit.matches(r#""action":"logout""#).count(), thefts(&site)), (3, 0), "{audit}");
+}
+
+/// A browser whose access token is gone is still logged in, so that is what a logout or another login ends.
+#[test]
+fn logout_and_login_routes_end_the_session_of_a_refresh_cookie() {
+    let upstream = service();
+    let mut site = refreshing(&upstream, "10s");
+    site.route(json!({"match": {"path": "/bye"}, "upstream": "shop", "auth": "none", "logout": true}));
+    let gateway = site.start();
+    let first = log_in(&gateway, "ann");
+    let response = gateway.get("/bye", &[("Cookie", &format!("__Host-refresh={}", first.refresh))]);
+    assert_eq!((response.status, response.all("set-cookie").len()), (200, 2), "{response:?}");
+    refused(&gateway, &first.refresh);
+    let second = log_in(&gateway, "ann");
+    let sent = format!("__Host-refresh={}", second.refresh);
+    let crossing = [("Cookie", sent.as_str()), ("Sec-Fetch-Site", "cross-site"), ("Content-Length", "0")];
+    assert_eq!(gateway.send("POST", "/bye", &crossing, b"").reason(), "cross_site");
+    let third = gateway.get("/login/ann", &[("Cookie", &sent)]).header("x-session-refresh").unwrap().to_owned();
+    refused(&gateway, &second.refresh);
+    refreshed(&gateway, &third);
+    assert_eq!(thefts(&site), 0);
+}
+
+/// RFC 9449 §5: a session that is bound to a key is refreshed by its holder alone.
+#[test]
+fn a_bound_session_is_refreshed_with_a_proof_and_without_one_nothing_happens() {
+    let upstream = service();
+    let site = refreshing(&upstream, "10s");
+    let gateway = site.start();
+    let (holder, thief) = (Holder::new(), Holder::new());
+    let parent = site.accounts.token(json!({"cnf": holder.cnf()}));
+    let pair = Pair::of(&holder.send(&gateway, "POST", "/session/exchange", &parent));
+    let ask = |token: &str, proof: Option<&str>| {
+        let mut headers = vec![FORM];
+        headers.extend(proof.map(|proof| ("DPoP", proof)));
+        let form = format!("grant_type=refresh_token&refresh_token={token}");
+        gateway.send("POST", "/session/refresh", &headers, form.as_bytes())
+    };
+    let proof = |holder: &Holder, method: &str| holder.proof(method, "/session/refresh", "", json!({"ath": null}));
+    for wrong in [None, Some(proof(&thief, "POST")), Some(proof(&holder, "GET")), Some("a.b.c".to_owned())] {
+        let response = ask(&pair.refresh, wrong.as_deref());
+        assert_eq!((response.status, error(&response).as_str()), (400, "invalid_dpop_proof"), "{wrong:?}");
+    }
+    let good = proof(&holder, "POST");
+    let response = ask(&pair.refresh, Some(&good));
+    assert_eq!(response.json()["token_type"], "DPoP");
+    let next = Pair::of(&response);
+    assert_eq!(claims_of(&next.access)["cnf"], holder.cnf());
+    assert_eq!(error(&ask(&pair.refresh, Some(&good))), "invalid_dpop_proof", "once");
+    assert_eq!(Pair::of(&ask(&pair.refresh, Some(&proof(&holder, "POST")))).refresh, next.refresh);
+    Pair::of(&ask(&next.refresh, Some(&proof(&holder, "POST"))));
+    // Who has an old token and not the key cannot end the session, either.
+    assert_eq!(error(&ask(&pair.refresh, None)), "invalid_dpop_proof");
+    assert_eq!(thefts(&site), 0);
+}
+
+/// A changed password ends what it opened, without a revocation.
+#[test]
+fn a_session_whose_credential_has_changed_is_not_refreshed() {
+    let upstream = service();
+    let mut site = refreshing(&upstream, "10s");
+    let partners = Issuer::new("https://partners.example/", "p1", Key::es256());
+    site.trust("partners", &partners);
+    site.write_secret("secrets/base", b"a base secret that only this test and the gateway have");
+    site.set("/issuers/partners/credential", json!({"base_secret": {"file": "secrets/base"}, "pushed": true}));
+    site.config["session"]["exchange"] = json!([
+        {"issuer": "accounts", "subject_prefix": "accounts:"},
+        {"issuer": "partners", "subject_prefix": "partners:"},
+    ]);
+    let gateway = site.start();
+    let push = |hash: &str| {
+        let path = "/v1/subjects/partners/bob/credential";
+        let body = json!({"columns": [hash]}).to_string();
+        let response = gateway.admin().send("PUT", path, &[JSON], body.as_bytes());
+        assert_eq!(response.status, 200, "{response:?}");
+    };
+    push("first");
+    let print = crate::credentials::fingerprint("https://partners.example/", "bob", &[Some("first")]);
+    let pair = Pair::of(&exchange(&gateway, &partners.token(json!({"sub": "bob", "cfp": print})), ""));
+    let pair = refreshed(&gateway, &pair.refresh);
+    assert_eq!(claims_of(&pair.access)["orig"]["cfp"], json!(print));
+    push("second");
+    refused(&gateway, &pair.refresh);
+    assert_eq!(gateway.get_as("/orders", &pair.access).reason(), "credential_changed");
+    // What was pushed does not outlive the process: until it comes again nobody can say, and nobody is signed out for that.
+    gateway.stop();
+    let gateway = site.start();
+    let response = refresh(&gateway, &pair.refresh);
+    assert_eq!((response.status, error(&response).as_str()), (503, "temporarily_unavailable"), "{response:?}");
+    assert!(response.header("retry-after").is_some());
+    assert_eq!(thefts(&site), 0);
+}
+
+#[test]
+fn strict_rotation_and_refresh_tokens_go_together() {
+    let upstream = service();
+    let mut site = refreshing(&upstream, "10s");
+    site.set("/session/reissue", json!({"after": "1%", "rotation": "strict", "reuse_grace": "1s"}));
+    let gateway = site.start();
+    let first = log_in(&gateway, "ann");
+    assert_eq!(gateway.get_as("/orders", &first.access).status, 200);
+    let issued = claims_of(&first.access)["iat"].as_i64().unwrap();
+    until("a later second", || (now() > issued).then_some(()));
+    let second = refreshed(&gateway, &first.refresh);
+    assert_eq!(gateway.get_as("/orders", &second.access).status, 200);
+    let again = refreshed(&gateway, &first.refresh);
+    assert_eq!(gateway.get_as("/orders", &again.access).status, 200, "never one that was replaced");
 }
 
 #[test]

@@ -9,7 +9,8 @@ use crate::gate::Denial;
 /// Why a refresh token brought nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenRefusal {
-    /// It is worth nothing, or its session is not in good standing: a new login is needed.
+    /// It is worth nothing, or its session is not in good standing: a new login is needed. Or whoever asks has
+    /// not proven to hold what it is bound to (RFC 9449 §5).
     InvalidGrant(Denial),
     /// The request does not say one thing.
     InvalidRequest(&'static str),
@@ -50,6 +51,7 @@ impl TokenRefusal {
 
     const fn error(&self) -> &'static str {
         match self {
+            Self::InvalidGrant(Denial::InvalidProof(_)) => "invalid_dpop_proof",
             Self::InvalidGrant(_) | Self::OtherClient => "invalid_grant",
             Self::InvalidRequest(_) => "invalid_request",
             Self::InvalidScope => "invalid_scope",
@@ -84,6 +86,7 @@ impl TokenRefusal {
 mod tests {
     use super::super::{Context, Refusal};
     use super::*;
+    use crate::gate::ProofFault;
     use crate::revocation::TargetKind;
 
     #[test]
@@ -99,6 +102,11 @@ mod tests {
                 TokenRefusal::OtherClient,
                 400,
                 r#"{"error":"invalid_grant","error_description":"the token was given to another client"}"#,
+            ),
+            (
+                TokenRefusal::InvalidGrant(Denial::InvalidProof(ProofFault::Missing)),
+                400,
+                r#"{"error":"invalid_dpop_proof","error_description":"the token is bound to a key, and no proof of possession came with it"}"#,
             ),
             (TokenRefusal::InvalidRequest("x"), 400, r#"{"error":"invalid_request","error_description":"x"}"#),
             (

@@ -30,10 +30,11 @@ pub(super) async fn answer(
     if sessions.config().refresh.is_some() {
         let form = form::read(local, head, body).await?;
         let sent = form.get("refresh_token")?.map(str::to_owned);
-        let kept = refreshing::in_cookie(sessions, record, head, authority(head))?;
-        for token in sent.iter().chain(&kept) {
+        let kept = refreshing::in_cookie(sessions, head, authority(head));
+        let kept = kept.map_err(|denial| deny(record, denial, None))?;
+        for token in sent.as_deref().into_iter().chain(kept) {
             let family = refreshing::family_of(local, sessions, token).await?;
-            leaving.extend(family.map(|family| Leaving::of_family(sessions.issuer(), &family)));
+            leaving.extend(family.map(|family| Leaving::of_family(local, &family)));
         }
     }
     for leaving in leaving {

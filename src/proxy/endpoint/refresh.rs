@@ -6,7 +6,7 @@ use http::{Response, StatusCode};
 use hyper::body::Incoming;
 
 use super::form::{self, FormError};
-use super::{authority, encode};
+use super::{authority, deny, encode};
 use crate::config::Delivery;
 use crate::gate::Denial;
 use crate::proxy::answer::{self, Refusal, TokenRefusal};
@@ -39,7 +39,7 @@ pub(super) async fn answer(
         local.shared.metrics.refreshed(refreshing::result_of(refusal));
     })?;
     let terms = Terms { client: asked.client.as_deref(), scope: asked.scope.as_deref() };
-    let refreshed = refreshing::refresh(local, sessions, record, &asked.token, terms, &head.headers).await?;
+    let refreshed = refreshing::refresh(local, sessions, record, &asked.token, terms, head).await?;
     let Refreshed { access, next, delivery } = refreshed;
     let now = local.shared.clock.now();
     let text = next.token.text();
@@ -69,7 +69,11 @@ async fn read(
     let form = form::read(local, head, body).await.map_err(as_oauth)?;
     let get = |name| form.get(name).map(|it| it.map(str::to_owned)).map_err(as_oauth);
     let (grant_type, sent, client) = (get("grant_type")?, get("refresh_token")?, get("client_id")?);
-    let cookie = refreshing::in_cookie(sessions, record, head, authority(head))?;
+    let cookie = refreshing::in_cookie(sessions, head, authority(head)).map_err(|denial| match denial {
+        Denial::MultipleTokens => invalid("the refresh cookie has no single value"),
+        denial => deny(record, denial, None),
+    })?;
+    let cookie = cookie.map(str::to_owned);
     match (grant_type.as_deref(), &sent) {
         (Some("refresh_token"), _) | (None, None) => {}
         (Some(_), _) => return Err(Refusal::NoToken(TokenRefusal::UnsupportedGrantType)),

@@ -208,3 +208,42 @@ fn a_revoked_cookie_is_cleared_and_a_logout_clears_the_site() {
         );
     }
 }
+
+#[test]
+fn a_refresh_token_goes_as_a_header_or_as_a_strict_cookie_and_no_upstream_says_either() {
+    const REFRESH: &str = "__Host-refresh";
+    let (_folder, sessions) = super::super::fixture::sessions_with(|config| {
+        let hour = Duration::from_secs(3600);
+        let refresh = crate::config::Refresh {
+            idle_timeout: hour,
+            reuse_grace: hour,
+            delivery: Delivery::Cookie,
+            cookie: REFRESH.to_owned(),
+        };
+        config.refresh = Some(refresh);
+    });
+    let opener = crate::session::Opener { token: None, client: None, delivery: Delivery::Cookie };
+    let (_, token) = sessions.open_family(&minted(), opener, NOW).unwrap();
+    let (text, left) = (token.text(), Duration::from_secs(90));
+
+    let mut response = headers(&[("cache-control", "public"), ("access-control-allow-origin", "https://a.example")]);
+    for _ in 0..2 {
+        attach_refresh(&mut response, &token, Delivery::Header, REFRESH, left).unwrap();
+        let exposed = ("access-control-expose-headers", "X-Session-Refresh");
+        let origin = ("access-control-allow-origin", "https://a.example");
+        expect(&response, &[origin, exposed, ("cache-control", "no-store"), ("x-session-refresh", &text)]);
+    }
+    assert!(response[SESSION_REFRESH].is_sensitive());
+    scrub(&mut response, NAME);
+    assert!(!response.contains_key(SESSION_REFRESH));
+
+    let mut response = headers(&[("set-cookie", "__Host-refresh=old"), ("set-cookie", "a=1")]);
+    let set = format!("{REFRESH}={}; Path=/; Max-Age=90; HttpOnly; Secure; SameSite=Strict", *text);
+    for _ in 0..2 {
+        attach_refresh(&mut response, &token, Delivery::Cookie, REFRESH, left).unwrap();
+        expect(&response, &[("cache-control", "no-store"), ("set-cookie", "a=1"), ("set-cookie", &set)]);
+    }
+    clear_refresh(&mut response, REFRESH).unwrap();
+    let cleared = "__Host-refresh=; Path=/; Max-Age=0; HttpOnly; Secure; SameSite=Strict";
+    expect(&response, &[("cache-control", "no-store"), ("set-cookie", "a=1"), ("set-cookie", cleared)]);
+}
