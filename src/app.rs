@@ -10,6 +10,7 @@ mod keys;
 mod refresh;
 mod sessions;
 mod signals;
+mod signing;
 
 use std::io::Write;
 use std::path::Path;
@@ -200,7 +201,9 @@ impl Gateway {
             Some(admin) => Some(serve_admin(admin, &control, &metrics, audit, clock).await?),
         };
         let counting = control.clone();
-        let sweeping = tokio::spawn(async move { control::keep_house(&counting).await });
+        let sweeping = tokio::spawn(async move {
+            tokio::join!(control::keep_house(&counting), signing::keep_time(&counting));
+        });
         // A store that forgets need not be told.
         let keeping = Arc::clone(&shared);
         let keeping_sessions =

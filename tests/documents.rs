@@ -9,6 +9,7 @@ const DOCUMENTS: &[&str] = &[
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
+    "docs/keys.md",
     "docs/operations.md",
     "docs/per-subject-keys.md",
     "docs/proxy.md",

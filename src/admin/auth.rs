@@ -174,6 +174,7 @@ impl Attempt {
             "/v1/reload" => "reload",
             "/v1/keys:rotate" => "rotate_key",
             "/v1/sessions" => "end_sessions",
+            _ if path.starts_with("/v1/keys/") && path.ends_with(":retire") => "retire_key",
             _ if *request.method() == Method::DELETE && path.starts_with("/v1/revocations/") => "lift",
             _ if path.starts_with("/v1/sessions/") => "end_session",
             _ if path.starts_with("/v1/subjects/") && path.ends_with("/replace") => {

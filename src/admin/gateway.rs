@@ -31,11 +31,16 @@ pub trait Gateway: Send + Sync + 'static {
     /// Reads the configuration file again and takes all of it up, or nothing.
     fn reload(&self) -> Pending<'_, Result<Reloaded, ReloadError>>;
 
-    /// The gateway's own keys, the one that signs first.
+    /// Every key that verifies: the gateway's own, the one that signs first, then those of each issuer.
     fn keys(&self) -> Vec<KeyInfo>;
 
-    /// Makes a new key and signs with it from now on; the old ones verify until their tokens lapse.
-    fn rotate_key(&self) -> Pending<'_, Result<KeyInfo, RotateError>>;
+    /// Makes a new key that signs once it has been published for long enough, or now if `immediately`; the
+    /// old ones verify until their tokens lapse.
+    fn rotate_key(&self, immediately: bool) -> Pending<'_, Result<KeyInfo, RotateError>>;
+
+    /// Publishes one of the gateway's own keys no more; where it signed, a new one does from now on. Whether
+    /// there is such a key.
+    fn withdraw_key<'a>(&'a self, thumbprint: &'a str) -> Pending<'a, Result<bool, RotateError>>;
 
     /// Brings the series up to date that tell how something stands, before they are read.
     fn observe(&self);
@@ -193,23 +198,46 @@ pub enum ReloadError {
     Failed(String),
 }
 
-/// One of the gateway's own signing keys; its public part only.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// A key that verifies.
+#[derive(Clone, Debug, Serialize)]
 pub struct KeyInfo {
-    /// Its `kid`.
-    pub kid: String,
-    /// Its RFC 7638 thumbprint: the value of a `key` target.
+    /// The config name of its issuer; `session` for the gateway's own.
+    pub issuer: String,
+    /// Its `kid`, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kid: Option<String>,
+    /// Its RFC 7638 thumbprint, for a secret a keyed digest: the value of a `key` target.
     pub thumbprint: String,
-    /// What it signs with.
+    /// What it verifies, and signs with.
     pub algorithm: String,
-    /// Whether new tokens are signed with it.
-    pub signing: bool,
+    /// What it does now.
+    pub state: KeyState,
     /// When it was made, as far as known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created_at: Option<Timestamp>,
-    /// Until when it verifies; none for the one that signs.
+    /// When it begins to sign, while it is staged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signs_from: Option<Timestamp>,
+    /// Until when it verifies, once another one signs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verifies_until: Option<Timestamp>,
+    /// When the set that it is in was fetched, for one that is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fetched_at: Option<Timestamp>,
+}
+
+/// What a key does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyState {
+    /// Published, and about to sign.
+    Staged,
+    /// Signs, and verifies.
+    Signing,
+    /// Verifies.
+    Verifying,
+    /// Nothing of it is honoured.
+    Retired,
 }
 
 /// Why there is no new key. Read as "failed to rotate the key: {self}".

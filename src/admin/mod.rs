@@ -10,6 +10,7 @@ mod body;
 mod credentials;
 mod gateway;
 mod health;
+mod keys;
 mod listener;
 mod operations;
 mod patience;
@@ -36,7 +37,9 @@ use crate::revocation::RevocationMap;
 use crate::telemetry::{Audit, AuditEvent, Metrics};
 use crate::time::{Clock, Timestamp};
 
-pub use gateway::{Explanation, Gateway, KeyInfo, Pending, Question, ReloadError, Reloaded, RotateError, Status, Step};
+pub use gateway::{
+    Explanation, Gateway, KeyInfo, KeyState, Pending, Question, ReloadError, Reloaded, RotateError, Status, Step,
+};
 pub use listener::{Listener, serve};
 
 /// Subscribers of `/v1/revocations:watch` at once.
@@ -142,8 +145,9 @@ impl Api {
             .route("/v1/status", get(operations::status))
             .route("/v1/config", get(operations::config))
             .route("/v1/reload", post(operations::reload))
-            .route("/v1/keys", get(operations::keys))
-            .route("/v1/keys:rotate", post(operations::rotate_key))
+            .route("/v1/keys", get(keys::list))
+            .route("/v1/keys:rotate", post(keys::rotate))
+            .route("/v1/keys/{issuer}/{order}", post(keys::retire))
             .fallback(not_found)
             .method_not_allowed_fallback(method_not_allowed)
             .layer(axum::middleware::from_fn_with_state(self.clone(), auth::guard));

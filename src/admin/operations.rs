@@ -15,7 +15,7 @@ use super::auth::{Change, Changes};
 use super::body;
 use super::problem::Problem;
 use super::view;
-use super::{Api, Question, ReloadError, RotateError};
+use super::{Api, Question, ReloadError};
 use crate::revocation::TargetKind;
 
 #[derive(Deserialize)]
@@ -154,31 +154,7 @@ pub(super) async fn reload(State(api): State<Api>) -> Response {
     changed(response, "reload", "configuration", result, None)
 }
 
-/// `GET /v1/keys`.
-pub(super) async fn keys(State(api): State<Api>) -> Json<Value> {
-    Json(json!({ "keys": api.0.gateway.keys() }))
-}
-
-/// `POST /v1/keys:rotate`.
-pub(super) async fn rotate_key(State(api): State<Api>) -> Response {
-    match api.0.gateway.rotate_key().await {
-        Ok(key) => {
-            let kid = key.kid.clone();
-            let response = (StatusCode::CREATED, Json(json!(key))).into_response();
-            changed(response, "rotate_key", "session", "ok", Some(kid))
-        }
-        Err(error) => {
-            let (status, reason) = match &error {
-                RotateError::NoSessions => (StatusCode::CONFLICT, "no_sessions"),
-                RotateError::Failed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "rotate_failed"),
-            };
-            let response = Problem::new(status, reason, error.to_string()).into_response();
-            changed(response, "rotate_key", "session", reason, None)
-        }
-    }
-}
-
-fn changed(
+pub(super) fn changed(
     mut response: Response,
     action: &'static str,
     target: &str,

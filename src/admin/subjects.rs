@@ -55,7 +55,7 @@ impl Named {
 }
 
 /// A path segment, decoded; `None` when an escape is malformed or the bytes are not UTF-8.
-fn decoded(segment: &str) -> Option<String> {
+pub(super) fn decoded(segment: &str) -> Option<String> {
     let bytes = segment.as_bytes();
     let escaped = |(place, byte): (usize, &u8)| {
         *byte != b'%' || bytes.get(place + 1..place + 3).is_some_and(|it| it.iter().all(u8::is_ascii_hexdigit))

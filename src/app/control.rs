@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 
 use super::build::{self, BuildError, Parts};
-use super::keys;
+use super::{keys, signing};
 use crate::admin::{
     Credentials, Explanation, Gateway, KeyInfo, Pending, Question, ReloadError, Reloaded, RotateError, Status,
 };
@@ -16,7 +16,7 @@ use crate::gate::Denial;
 use crate::keys::subject;
 use crate::proxy::{Shared, explain, settle};
 use crate::revocation::{Target, TargetKind};
-use crate::session::{KeyState, Open, Wanted};
+use crate::session::{Open, Wanted};
 use crate::telemetry::StoreOperation;
 use crate::time::Timestamp;
 
@@ -152,22 +152,15 @@ impl Gateway for Control {
     }
 
     fn keys(&self) -> Vec<KeyInfo> {
-        let snapshot = self.shared.snapshot.load();
-        snapshot.sessions.as_ref().map_or_else(Vec::new, |it| it.keys().into_iter().map(key_info).collect())
+        signing::keys(&self.shared.snapshot.load(), &self.parts.map)
     }
 
-    fn rotate_key(&self) -> Pending<'_, Result<KeyInfo, RotateError>> {
-        Box::pin(async {
-            let _turn = self.reloading.lock().await;
-            let sessions = self.shared.snapshot.load().sessions.clone().ok_or(RotateError::NoSessions)?;
-            let now = self.shared.clock.now();
-            let rotated = tokio::task::spawn_blocking(move || sessions.rotate(now)).await;
-            match rotated {
-                Ok(Ok(info)) => Ok(key_info(info)),
-                Ok(Err(error)) => Err(RotateError::Failed(error.to_string())),
-                Err(error) => Err(RotateError::Failed(error.to_string())),
-            }
-        })
+    fn rotate_key(&self, immediately: bool) -> Pending<'_, Result<KeyInfo, RotateError>> {
+        Box::pin(signing::rotate(self, immediately))
+    }
+
+    fn withdraw_key<'a>(&'a self, thumbprint: &'a str) -> Pending<'a, Result<bool, RotateError>> {
+        Box::pin(signing::withdraw(self, thumbprint))
     }
 
     fn observe(&self) {
@@ -236,17 +229,6 @@ impl Gateway for Control {
             why.push("store_poisoned".to_owned());
         }
         if why.is_empty() { Ok(()) } else { Err(why) }
-    }
-}
-
-fn key_info(info: crate::session::KeyInfo) -> KeyInfo {
-    KeyInfo {
-        kid: info.key_id,
-        thumbprint: info.thumbprint,
-        algorithm: info.algorithm.name().to_owned(),
-        signing: info.state == KeyState::Signing,
-        created_at: Some(info.created),
-        verifies_until: None,
     }
 }
 

@@ -74,7 +74,7 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: SessionsCommand,
     },
-    /// List and rotate the gateway's own signing keys
+    /// List every key that verifies, rotate the gateway's own, retire one that leaked
     Keys {
         #[command(flatten)]
         admin: AdminArgs,
@@ -280,8 +280,25 @@ pub(super) enum SubjectsCommand {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeysCommand {
-    /// List the gateway's keys
+    /// List the gateway's keys and those of the issuers
     List,
-    /// Make a new key and sign with it from now on
-    Rotate,
+    /// Make a new key, publish it, and sign with it once whoever verifies has had time to fetch it
+    Rotate {
+        /// Sign with it at once
+        #[arg(long)]
+        now: bool,
+    },
+    /// Refuse everything that a key signed, and everything that descends from that, for good
+    Retire {
+        /// The key's issuer, by config name or URL; `session` for the gateway's own
+        issuer: String,
+        /// Its kid, or its thumbprint
+        kid: String,
+        /// Why
+        #[arg(long, default_value = "key_compromised")]
+        reason: Reason,
+        /// A remark
+        #[arg(long)]
+        note: Option<String>,
+    },
 }

@@ -180,9 +180,20 @@ pub(super) fn keys(admin: &AdminArgs, command: &KeysCommand, streams: &mut Strea
                 body["keys"].as_array().into_iter().flatten().map(|key| show::key(key) + "\n").collect()
             })
         }
-        KeysCommand::Rotate => {
-            let reply = call(admin, Method::POST, "/v1/keys:rotate", None, None)?;
+        KeysCommand::Rotate { now } => {
+            let path = if *now { "/v1/keys:rotate?immediately=true" } else { "/v1/keys:rotate" };
+            let reply = call(admin, Method::POST, path, None, None)?;
             print(admin, &reply.body, streams.stdout, |body| show::key(body) + "\n")
+        }
+        KeysCommand::Retire { issuer, kid, reason, note } => {
+            let mut path = format!("/v1/keys/{}/{}:retire?reason={}", encoded(issuer), encoded(kid), reason.name());
+            if let Some(note) = note {
+                path += &format!("&note={}", encoded(note));
+            }
+            let reply = call(admin, Method::POST, &path, None, None)?;
+            print(admin, &reply.body, streams.stdout, |body| {
+                body["retired"].as_array().into_iter().flatten().map(|it| show::revocation(it) + "\n").collect()
+            })
         }
     }
 }

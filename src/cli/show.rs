@@ -166,14 +166,21 @@ pub(super) fn explanation(body: &Value) -> String {
 
 /// One key, as a line.
 pub(super) fn key(key: &Value) -> String {
-    let use_ = if key["signing"] == true {
-        "signs".to_owned()
-    } else {
-        key["verifies_until"]
-            .as_str()
-            .map_or_else(|| "verifies".to_owned(), |at| format!("verifies until {}", printable(at)))
+    let at = |name: &str| key[name].as_str().map(printable);
+    let does = match (key["state"].as_str(), at("signs_from"), at("verifies_until")) {
+        (Some("signing"), _, _) => "signs".to_owned(),
+        (Some("staged"), Some(from), _) => format!("signs from {from} on"),
+        (Some("verifying"), _, Some(until)) => format!("verifies until {until}"),
+        (Some("verifying"), _, None) => "verifies".to_owned(),
+        (_, _, _) => scalar(&key["state"]),
     };
-    format!("{}  {} {use_}, thumbprint {}", scalar(&key["kid"]), scalar(&key["algorithm"]), scalar(&key["thumbprint"]))
+    let kid = at("kid").unwrap_or_else(|| "(no kid)".to_owned());
+    format!(
+        "{}  {kid}  {} {does}, thumbprint {}",
+        scalar(&key["issuer"]),
+        scalar(&key["algorithm"]),
+        scalar(&key["thumbprint"])
+    )
 }
 
 /// Members of an object, one a line, nested ones indented.

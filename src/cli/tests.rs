@@ -216,12 +216,16 @@ fn walk(served: &Served) {
     let explained = served.ask(&["explain", "-", "--path", "/cart"], "some.raw.token").exits(0).stdout;
     assert!(explained.starts_with("refused: revoked_subject (status 401)\nroute: GET None /cart\n"), "{explained}");
     assert!(served.ask(&["status"], "").exits(0).stdout.contains("ready: true\n"));
-    assert!(served.ask(&["keys", "list"], "").exits(0).stdout.starts_with("k1  ES256 signs"));
+    assert!(served.ask(&["keys", "list"], "").exits(0).stdout.starts_with("session  k1  ES256 signs"));
     served.ask(&["keys", "rotate"], "").exits(0);
     assert_eq!(served.ask(&["sessions", "list", "--subject", "local:ann"], "").exits(0).stdout, "");
     let ended = served.ask(&["sessions", "end", "--subject", "local:ann", "--note", "moved out"], "").exits(0).stdout;
     assert!(ended.starts_with("sessions ended: 0\n") && ended.contains("subject local:ann of "), "{ended}");
     served.ask(&["sessions", "end", "nobody"], "").exits(1);
+    served.ask(&["keys", "rotate", "--now"], "").exits(0);
+    let retired = served.ask(&["keys", "retire", "session", "k1", "--note", "seen & sold"], "").exits(0).stdout;
+    assert!(retired.contains("key thumb: every token, until lifted"), "{retired}");
+    served.ask(&["keys", "retire", "session", "k2"], "").exits(1);
 
     let wrong = served.folder.path().join("wrong");
     std::fs::write(&wrong, "not the token").unwrap();

@@ -312,6 +312,8 @@ pub struct Session {
     pub keys_dir: PathBuf,
     /// What new keys sign with.
     pub algorithm: Algorithm,
+    /// How long a new key is published before it signs.
+    pub publish_before: Duration,
     /// How long a token lives, and so a session unused.
     pub idle_timeout: Duration,
     /// How long a session lives at most.

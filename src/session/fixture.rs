@@ -22,6 +22,7 @@ pub(super) fn config(keys_dir: &Path) -> config::Session {
         audience: "shop".to_owned(),
         keys_dir: keys_dir.to_owned(),
         algorithm: Algorithm::ES256,
+        publish_before: Duration::ZERO,
         idle_timeout: Duration::from_secs(60),
         absolute_timeout: Duration::from_secs(300),
         reissue_after_permille: 500,

@@ -3,7 +3,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `<kid>.pem` | one PKCS#8 key; two lines of text before it name its algorithm and creation |
-//! | `current` | JSON: which key signs since when, and until when the others did |
+//! | `current` | JSON: which key signs since when, which one will, and until when the others did |
 //! | `session.secret` | 32 random bytes, from which session ids of exchanges are derived |
 //! | `store.id` | the id of the revocation store that belongs to these keys, once bound |
 //!
@@ -18,7 +18,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -54,6 +54,15 @@ pub(super) struct Contents {
     pub(super) marker: Marker,
 }
 
+/// What is wanted of keys that are to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Terms {
+    /// What they sign with.
+    pub(super) algorithm: Algorithm,
+    /// How long one is published before it signs.
+    pub(super) publish_before: Duration,
+}
+
 /// Which key signs.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -62,9 +71,21 @@ pub(super) struct Marker {
     pub(super) current: String,
     /// Since when it signs.
     pub(super) since: Timestamp,
+    /// The key that is to sign next: published already, so that whoever verifies has it by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) staged: Option<Staged>,
     /// The keys that signed before it.
     #[serde(default)]
     pub(super) past: Vec<Past>,
+}
+
+/// A key that signs from a moment on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Staged {
+    pub(super) key_id: String,
+    /// When it begins to sign.
+    pub(super) from: Timestamp,
 }
 
 /// A key that signs no more.
@@ -74,6 +95,9 @@ pub(super) struct Past {
     pub(super) key_id: String,
     /// When it was signed with last, at the latest.
     pub(super) until: Timestamp,
+    /// Retired: it is published no more. That nothing of it is honoured is a revocation, not said here.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) retired: bool,
 }
 
 /// The folder itself.
@@ -83,36 +107,90 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Makes the folder where it is missing, and what belongs in it: the secret, and a key for
-    /// `algorithm` unless the current one already is.
-    pub(super) fn open(
-        path: &Path,
-        algorithm: Algorithm,
-        now: Timestamp,
-    ) -> Result<(Self, Contents, Secret), OpenError> {
+    /// Makes the folder where it is missing, and what belongs in it: the secret, and a key. Where the
+    /// current key is not for `algorithm`, one that is gets staged; one whose time has come signs.
+    pub(super) fn open(path: &Path, wanted: Terms, now: Timestamp) -> Result<(Self, Contents, Secret), OpenError> {
         let folder = Self { path: path.to_owned() };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| folder.io("make the folder", "", e))?;
         let _lock = folder.lock()?;
         folder.remove_leftovers()?;
         let marker = folder.marker()?;
         let secret = folder.secret(marker.is_some())?;
-        let keys = folder.keys(algorithm)?;
+        let keys = folder.keys(wanted.algorithm)?;
         let contents = match marker {
+            None => folder.begin(keys, wanted.algorithm, now)?,
             Some(marker) if marker.signer(&keys).is_none() => {
                 return Err(OpenError::CurrentKeyMissing { path: folder.file(MARKER), key_id: marker.current });
             }
-            Some(marker) if marker.signer(&keys).is_some_and(|it| it.key.algorithm() == algorithm) => {
-                Contents { keys, marker }
+            Some(marker) => {
+                let mut contents = folder.advance(Contents { keys, marker }, now)?;
+                let next = contents.marker.next_signer(&contents.keys);
+                if next.is_none_or(|it| it.key.algorithm() != wanted.algorithm) {
+                    contents = folder.stage(contents, wanted, now)?;
+                }
+                contents
             }
-            marker => folder.switch(keys, marker, algorithm, now)?,
         };
         Ok((folder, contents, secret))
     }
 
-    /// Makes a new key and signs with it from now on.
-    pub(super) fn rotate(&self, algorithm: Algorithm, now: Timestamp) -> Result<Contents, OpenError> {
+    /// Makes a key that signs once it has been published for long enough. Where one is staged already, that
+    /// is the one, and asking again may bring its moment forward, never put it off.
+    pub(super) fn rotate(&self, wanted: Terms, now: Timestamp) -> Result<Contents, OpenError> {
         let _lock = self.lock()?;
-        self.switch(self.keys(algorithm)?, self.marker()?, algorithm, now)
+        let mut contents = self.advance(self.contents(wanted.algorithm)?, now)?;
+        let from = now.plus(wanted.publish_before);
+        match &mut contents.marker.staged {
+            None => self.stage(contents, wanted, now),
+            Some(staged) => {
+                staged.from = staged.from.min(from);
+                self.write_marker(&contents.marker)?;
+                self.advance(contents, now)
+            }
+        }
+    }
+
+    /// Lets a staged key sign whose time has come; `None` when there is none.
+    pub(super) fn activate(&self, algorithm: Algorithm, now: Timestamp) -> Result<Option<Contents>, OpenError> {
+        let _lock = self.lock()?;
+        let contents = self.contents(algorithm)?;
+        let staged = contents.marker.staged.clone();
+        let contents = self.advance(contents, now)?;
+        Ok((contents.marker.staged != staged).then_some(contents))
+    }
+
+    /// Takes a key out of use: it is published no more, and where it signs, or was to sign, a new one does
+    /// at once. `None` when the folder has no such key.
+    pub(super) fn retire(
+        &self,
+        key_id: &str,
+        algorithm: Algorithm,
+        now: Timestamp,
+    ) -> Result<Option<Contents>, OpenError> {
+        let _lock = self.lock()?;
+        let mut contents = self.contents(algorithm)?;
+        if !contents.keys.iter().any(|it| it.key.key_id() == key_id) {
+            return Ok(None);
+        }
+        if contents.marker.staged.as_ref().is_some_and(|staged| staged.key_id == key_id) {
+            contents.marker.staged = None;
+        }
+        if contents.marker.current == key_id {
+            // The staged one, if it is published already: the sooner everybody has it.
+            match contents.marker.staged.take() {
+                Some(staged) => contents.marker.sign_with(staged.key_id, now),
+                None => {
+                    let key = self.make(&mut contents.keys, algorithm, now)?;
+                    contents.marker.sign_with(key, now);
+                }
+            }
+        }
+        match contents.marker.past.iter_mut().find(|it| it.key_id == key_id) {
+            Some(past) => past.retired = true,
+            None => contents.marker.past.push(Past { key_id: key_id.to_owned(), until: now, retired: true }),
+        }
+        self.write_marker(&contents.marker)?;
+        Ok(Some(contents))
     }
 
     /// Deletes the keys that signed for the last time at or before `before`. A key that never signed
@@ -120,8 +198,7 @@ impl Folder {
     pub(super) fn prune(&self, before: Timestamp, algorithm: Algorithm) -> Result<Option<Contents>, OpenError> {
         let _lock = self.lock()?;
         let Some(mut marker) = self.marker()? else { return Ok(None) };
-        let (lapsed, kept): (Vec<_>, Vec<_>) =
-            marker.past.into_iter().partition(|past| past.until <= before && past.key_id != marker.current);
+        let (lapsed, kept): (Vec<_>, Vec<_>) = marker.past.into_iter().partition(|past| past.until <= before);
         if lapsed.is_empty() {
             return Ok(None);
         }
@@ -163,33 +240,65 @@ impl Folder {
         self.write(STORE_ID, format!("{id}\n").as_bytes())
     }
 
-    /// Adds a key to `keys`, writes it, and then says that it signs.
-    fn switch(
-        &self,
-        mut keys: Vec<StoredKey>,
-        marker: Option<Marker>,
-        algorithm: Algorithm,
-        now: Timestamp,
-    ) -> Result<Contents, OpenError> {
+    /// What a folder that was opened before holds.
+    fn contents(&self, algorithm: Algorithm) -> Result<Contents, OpenError> {
+        let keys = self.keys(algorithm)?;
+        match self.marker()? {
+            Some(marker) if marker.signer(&keys).is_some() => Ok(Contents { keys, marker }),
+            Some(Marker { current: key_id, .. }) => {
+                Err(OpenError::CurrentKeyMissing { path: self.file(MARKER), key_id })
+            }
+            None => Err(OpenError::MarkerMissing { path: self.file(MARKER) }),
+        }
+    }
+
+    /// The first key. Whatever signed before the marker was lost signs no more from now on.
+    fn begin(&self, mut keys: Vec<StoredKey>, algorithm: Algorithm, now: Timestamp) -> Result<Contents, OpenError> {
+        let past = |it: &StoredKey| Past { key_id: it.key.key_id().to_owned(), until: now, retired: false };
+        let past = keys.iter().map(past).collect();
+        let current = self.make(&mut keys, algorithm, now)?;
+        let marker = Marker { current, since: now, staged: None, past };
+        self.write_marker(&marker)?;
+        Ok(Contents { keys, marker })
+    }
+
+    /// Stages a new key in the place of one that is staged, if any; at once where nobody is to be waited for.
+    fn stage(&self, mut contents: Contents, wanted: Terms, now: Timestamp) -> Result<Contents, OpenError> {
+        let key_id = self.make(&mut contents.keys, wanted.algorithm, now)?;
+        let marker = &mut contents.marker;
+        // It may have been seen as published, and has signed nothing.
+        marker.past.extend(marker.staged.take().map(|it| Past { key_id: it.key_id, until: now, retired: false }));
+        if wanted.publish_before.is_zero() {
+            marker.sign_with(key_id, now);
+        } else {
+            marker.staged = Some(Staged { key_id, from: now.plus(wanted.publish_before) });
+        }
+        self.write_marker(&contents.marker)?;
+        Ok(contents)
+    }
+
+    /// Lets the staged key sign if its time has come.
+    fn advance(&self, mut contents: Contents, now: Timestamp) -> Result<Contents, OpenError> {
+        let Some(staged) = contents.marker.staged.take_if(|staged| staged.from <= now) else { return Ok(contents) };
+        if !contents.keys.iter().any(|it| it.key.key_id() == staged.key_id) {
+            return Err(OpenError::CurrentKeyMissing { path: self.file(MARKER), key_id: staged.key_id });
+        }
+        contents.marker.sign_with(staged.key_id, now);
+        self.write_marker(&contents.marker)?;
+        Ok(contents)
+    }
+
+    /// Makes a key, writes it and adds it to `keys`; its id. It does nothing before the marker says so.
+    fn make(&self, keys: &mut Vec<StoredKey>, algorithm: Algorithm, now: Timestamp) -> Result<String, OpenError> {
         if keys.len() >= KEYS_MAX {
             return Err(OpenError::TooManyKeys { path: self.path.clone() });
         }
         let key = SigningKey::generate(algorithm).map_err(|source| OpenError::Generate { algorithm, source })?;
-        let past = match marker {
-            Some(Marker { current, mut past, .. }) => {
-                past.retain(|it| it.key_id != current);
-                past.push(Past { key_id: current, until: now });
-                past
-            }
-            // Whatever signed before the marker was lost signs no more from now on.
-            None => keys.iter().map(|it| Past { key_id: it.key.key_id().to_owned(), until: now }).collect(),
-        };
-        let marker = Marker { current: key.key_id().to_owned(), since: now, past };
+        let key_id = key.key_id().to_owned();
         let text = Zeroizing::new(format!("algorithm: {algorithm}\ncreated: {now}\n{}", *key.to_pkcs8_pem()));
-        self.write(&format!("{}.pem", marker.current), text.as_bytes())?;
-        self.write_marker(&marker)?;
+        self.write(&format!("{key_id}.pem"), text.as_bytes())?;
         keys.push(StoredKey { key, created: now });
-        Ok(Contents { keys, marker })
+        Ok(key_id)
     }
 
     /// Every key of the folder. `preferred` is tried first for a key that does not name its algorithm:
@@ -359,6 +468,25 @@ impl Marker {
     /// The key that signs.
     pub(super) fn signer<'a>(&self, keys: &'a [StoredKey]) -> Option<&'a StoredKey> {
         keys.iter().find(|it| it.key.key_id() == self.current)
+    }
+
+    /// The key that signs once nothing is staged any more.
+    fn next_signer<'a>(&self, keys: &'a [StoredKey]) -> Option<&'a StoredKey> {
+        let next = self.staged.as_ref().map_or(&self.current, |staged| &staged.key_id);
+        keys.iter().find(|it| it.key.key_id() == next)
+    }
+
+    /// Has this key sign from now on.
+    fn sign_with(&mut self, key_id: String, now: Timestamp) {
+        let before = std::mem::replace(&mut self.current, key_id);
+        self.past.retain(|it| it.key_id != before && it.key_id != self.current);
+        self.past.push(Past { key_id: before, until: now, retired: false });
+        self.since = now;
+    }
+
+    /// Whether the key of this id was retired.
+    pub(super) fn is_retired(&self, key_id: &str) -> bool {
+        self.past.iter().any(|it| it.key_id == key_id && it.retired)
     }
 }
 

@@ -56,7 +56,7 @@ use crate::config;
 use crate::keys::KeySet;
 use crate::time::Timestamp;
 use crate::token::Policy;
-use folder::Folder;
+use folder::{Contents, Folder, Terms};
 use ring::Ring;
 use successors::{Counts, Successors};
 
@@ -87,8 +87,8 @@ pub struct Sessions {
 
 impl Sessions {
     /// Opens the key folder, making what is missing: the folder (mode 0700), a signing key, the session
-    /// secret (each 0600). When the current key is not of the configured algorithm, a new one signs
-    /// from now on. Every key in the folder verifies.
+    /// secret (each 0600). When the current key is not of the configured algorithm, one that is gets
+    /// staged. Every key in the folder verifies.
     ///
     /// Reads and writes files; waits while another process does the same.
     ///
@@ -96,7 +96,7 @@ impl Sessions {
     /// When a file may be read by others, is damaged, or is missing though its fellows are there. Each
     /// error names the file and the way out.
     pub fn open(config: &config::Session, now: Timestamp) -> Result<Self, OpenError> {
-        let (folder, contents, secret) = Folder::open(&config.keys_dir, config.algorithm, now)?;
+        let (folder, contents, secret) = Folder::open(&config.keys_dir, key_terms(config), now)?;
         let ring = Ring::new(contents)?;
         Ok(Self {
             key_set: Arc::new(ArcSwap::from_pointee(KeySet::from_keys(ring.verifying.clone()))),
@@ -185,24 +185,61 @@ impl Sessions {
         self.ring.load().jwks_bytes.clone()
     }
 
-    /// Makes a new key that signs from now on; the old one goes on verifying. Tokens remembered from
-    /// before are not handed out again. Reads and writes files.
+    /// Makes a new key, which is published at once and signs after `publish_before`, or now if
+    /// `immediately`; the old one goes on verifying. Where one is staged already, that is the one. Tokens
+    /// remembered from before are not handed out again. Reads and writes files.
     ///
     /// For one process a folder: another one that has it open goes on with its own key until it opens
     /// the folder again.
     ///
     /// # Errors
     /// As [`Self::open`]; the keys in force are then as they were.
-    pub fn rotate(&self, now: Timestamp) -> Result<KeyInfo, OpenError> {
+    pub fn rotate(&self, now: Timestamp, immediately: bool) -> Result<KeyInfo, OpenError> {
+        let mut terms = key_terms(&self.config);
+        if immediately {
+            terms.publish_before = Duration::ZERO;
+        }
+        self.change(|folder| folder.rotate(terms, now).map(Some))?;
+        let infos = self.keys();
+        let staged = infos.iter().find(|it| it.state == KeyState::Staged);
+        // A ring is not made without its signing key, which comes first.
+        let missing = || OpenError::CurrentKeyMissing { path: self.config.keys_dir.clone(), key_id: String::new() };
+        staged.or_else(|| infos.first()).cloned().ok_or_else(missing)
+    }
+
+    /// When [`Self::activate`] has something to do.
+    #[must_use]
+    pub fn next_activation(&self) -> Option<Timestamp> {
+        self.ring.load().next
+    }
+
+    /// Lets the staged key sign once its time has come; whether it did. Reads and writes files.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; the keys in force are then as they were.
+    pub fn activate(&self, now: Timestamp) -> Result<bool, OpenError> {
+        self.change(|folder| folder.activate(self.config.algorithm, now))
+    }
+
+    /// Takes a key out of use: it is published no more, and if it signed, a new one does from now on.
+    /// Whether there is such a key. That what it signed is refused is a revocation, which the caller makes.
+    /// Reads and writes files.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; the keys in force are then as they were.
+    pub fn retire(&self, key_id: &str, now: Timestamp) -> Result<bool, OpenError> {
+        self.change(|folder| folder.retire(key_id, self.config.algorithm, now))
+    }
+
+    /// Changes the folder, then what is in force; whether there was anything to change.
+    fn change(&self, change: impl FnOnce(&Folder) -> Result<Option<Contents>, OpenError>) -> Result<bool, OpenError> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let contents = self.folder.rotate(self.config.algorithm, now)?;
+        let Some(contents) = change(&self.folder)? else { return Ok(false) };
         let ring = Arc::new(Ring::new(contents)?);
-        let signer = ring.infos.first().cloned();
         // Verifiable before the first token is signed with it.
         self.key_set.store(Arc::new(KeySet::from_keys(ring.verifying.clone())));
         self.ring.store(ring);
-        // A ring is not made without its signing key, which comes first.
-        signer.ok_or_else(|| OpenError::CurrentKeyMissing { path: self.config.keys_dir.clone(), key_id: String::new() })
+        Ok(true)
     }
 
     /// Deletes the keys whose tokens have all lapsed, and returns how many: those that signed for the last time
@@ -213,14 +250,10 @@ impl Sessions {
     /// # Errors
     /// As [`Self::open`]; the keys in force are then as they were.
     pub fn prune(&self, now: Timestamp) -> Result<usize, OpenError> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = now.minus(self.config.absolute_timeout).minus(PRUNE_MARGIN);
-        let Some(contents) = self.folder.prune(before, self.config.algorithm)? else { return Ok(0) };
-        let ring = Ring::new(contents)?;
-        let pruned = self.ring.load().infos.len().saturating_sub(ring.infos.len());
-        self.key_set.store(Arc::new(KeySet::from_keys(ring.verifying.clone())));
-        self.ring.store(Arc::new(ring));
-        Ok(pruned)
+        let had = self.ring.load().infos.len();
+        self.change(|folder| folder.prune(before, self.config.algorithm))?;
+        Ok(had.saturating_sub(self.ring.load().infos.len()))
     }
 
     /// The id of the revocation store that belongs to these keys, once bound. Reads a file.
@@ -264,6 +297,11 @@ impl Sessions {
     pub fn remembered(&self) -> usize {
         self.exchanged.len() + self.slid.len()
     }
+}
+
+/// What new keys are to be like.
+const fn key_terms(config: &config::Session) -> Terms {
+    Terms { algorithm: config.algorithm, publish_before: config.publish_before }
 }
 
 impl fmt::Debug for Sessions {

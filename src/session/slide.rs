@@ -209,7 +209,7 @@ mod tests {
         let minted = sessions.exchange(parent(&claims), NOW).unwrap();
         let old = honour(&sessions, minted.token(), NOW);
         let before = sessions.slide(&old.current(), after(31)).unwrap().unwrap();
-        sessions.rotate(after(32)).unwrap();
+        sessions.rotate(after(32), true).unwrap();
         let after_it = sessions.slide(&old.current(), after(33)).unwrap().unwrap();
         assert_ne!(after_it.id, before.id, "the old key may be retired next");
         let new = honour(&sessions, after_it.token(), after(33));
@@ -217,7 +217,7 @@ mod tests {
         assert_ne!(new.key, old.key);
         let opened = sessions.exchange(parent(&claims), after(33)).unwrap();
         assert_eq!(honour(&sessions, opened.token(), after(33)).key, new.key);
-        sessions.rotate(after(40)).unwrap();
+        sessions.rotate(after(40), true).unwrap();
         let third = sessions.slide(&new.current(), after(70)).unwrap().unwrap();
         assert_eq!(third.lineage.keys, [old.key, new.key]);
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use serde_json::json;
 
+use super::KeyState;
 use super::fixture::{Honoured, NOW, after, foreign, honour, parent, sessions, sessions_with};
 use super::{Grant, Minted, Sessions};
 use crate::time::Timestamp;
@@ -80,7 +81,7 @@ impl World {
             Step::Advance(millis) => self.now = self.now.plus(Duration::from_millis(millis)),
             Step::Sweep => self.sessions.sweep(self.now),
             Step::Rotate => {
-                self.sessions.rotate(self.now).unwrap();
+                self.sessions.rotate(self.now, true).unwrap();
             }
             Step::Grant(millis) => {
                 let requested_at = self.now.minus(Duration::from_millis(millis));
@@ -203,7 +204,7 @@ fn rotation_under_load_leaves_every_token_verifiable() {
             });
         }
         for _ in 0..5 {
-            sessions.rotate(NOW).unwrap();
+            sessions.rotate(NOW, true).unwrap();
         }
     });
     assert_eq!(sessions.keys().len(), 6);
@@ -226,7 +227,7 @@ fn nothing_shows_a_token() {
 fn keys_are_listed_published_and_pruned() {
     let (_folder, sessions) = sessions();
     let first = sessions.keys();
-    let signer = sessions.rotate(after(10)).unwrap();
+    let signer = sessions.rotate(after(10), true).unwrap();
     let keys = sessions.keys();
     assert_eq!((keys.len(), &keys[0], &keys[1].key_id), (2, &signer, &first[0].key_id));
     let shown = serde_json::to_value(&keys).unwrap();
@@ -242,6 +243,37 @@ fn keys_are_listed_published_and_pruned() {
         assert_eq!(sessions.prune(after(secs)).unwrap(), pruned, "after {secs} s");
     }
     assert_eq!(sessions.keys(), [signer]);
+}
+
+#[test]
+fn a_key_is_published_before_it_signs_and_no_more_once_it_is_retired() {
+    let (_folder, sessions) = sessions_with(|config| config.publish_before = Duration::from_secs(120));
+    let claims = foreign(json!({}));
+    let first = sessions.keys()[0].key_id.clone();
+    let staged = sessions.rotate(after(0), false).unwrap();
+    assert_eq!((staged.state, staged.signs_from), (KeyState::Staged, Some(after(120))));
+    let published = |sessions: &Sessions| {
+        let jwks = sessions.jwks();
+        let keys = jwks["keys"].as_array().unwrap().iter();
+        keys.map(|key| key["kid"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(published(&sessions), [first.clone(), staged.key_id.clone()]);
+    let signed_by = |now| {
+        let minted = sessions.exchange(parent(&claims), now).unwrap();
+        honour(&sessions, minted.token(), now).key
+    };
+    assert_eq!(signed_by(after(1)), first);
+    assert_eq!((sessions.next_activation(), sessions.activate(after(119)).unwrap()), (Some(after(120)), false));
+    assert!(sessions.activate(after(120)).unwrap());
+    assert_eq!((sessions.next_activation(), signed_by(after(121))), (None, staged.key_id.clone()));
+    assert!(sessions.retire(&staged.key_id, after(122)).unwrap());
+    assert!(!sessions.retire("nobody", after(122)).unwrap());
+    let keys = sessions.keys();
+    let state = |id: &str| keys.iter().find(|it| it.key_id == id).map(|it| it.state);
+    assert_eq!((state(&first), state(&staged.key_id)), (Some(KeyState::Verifying), Some(KeyState::Retired)));
+    assert!(!published(&sessions).contains(&staged.key_id));
+    let next = signed_by(after(123));
+    assert!(next != first && next != staged.key_id, "and the retired token is not handed out again");
 }
 
 #[test]

@@ -1,15 +1,10 @@
 //! One subject in the place of another after a compromise (T4): what it ends, what it leaves, and that it lasts.
 
-use std::fs;
-use std::path::Path;
-use std::process::Command;
-
 use serde_json::{Value, json};
 
 use crate::sessions::{exchanged, log_in, service};
 use crate::support::issuer::ACCOUNTS;
-use crate::support::site::OPS;
-use crate::support::{Gateway, Site, Upstream, now};
+use crate::support::{Gateway, Site, Upstream, document, now};
 
 fn replace(gateway: &Gateway, issuer: &str, old: &str, new: &str) -> Value {
     let path = format!("/v1/subjects/{issuer}/{old}/replace");
@@ -164,20 +159,10 @@ fn the_document_can_be_followed() {
     let upstream = service();
     let site = Site::with_sessions(&upstream);
     let gateway = site.start();
-    let document = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/subjects.md")).unwrap();
-    let blocks: Vec<_> = document.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let blocks = document::shell_blocks(&document::read("docs/subjects.md"));
     assert_eq!(blocks.len(), 2);
-    let binaries = Path::new(env!("CARGO_BIN_EXE_portcullis")).parent().unwrap().display().to_string();
-    let admin = format!("http://{}", gateway.admin_address);
     for block in blocks {
-        let mut shell = Command::new("sh");
-        shell.args(["-euc", block]).current_dir(site.path());
-        shell.env("PATH", format!("{binaries}:{}", std::env::var("PATH").unwrap()));
-        shell.env("ADMIN", &admin).env("OPS", OPS);
-        shell.env("PORTCULLIS_ADMIN", &admin).env("PORTCULLIS_ADMIN_TOKEN", OPS);
-        let output = shell.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{block}\n{said}{}", String::from_utf8_lossy(&output.stderr));
+        let said = document::run(&site, &gateway, &block, &[]);
         for word in ["bob-1", "bob-2", "account"] {
             assert!(said.contains(word), "{word}: {said}");
         }

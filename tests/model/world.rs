@@ -554,7 +554,7 @@ impl World {
 
     fn rotate(&mut self, issuer: usize) {
         match self.keys.get_mut(issuer) {
-            None => drop(self.sessions.rotate(self.clock.now()).unwrap()),
+            None => drop(self.sessions.rotate(self.clock.now(), true).unwrap()),
             Some(keys) => {
                 keys.push(key());
                 self.publish(issuer);

@@ -15,7 +15,8 @@ use tower::ServiceExt;
 use super::failing::FailingStore;
 use crate::admin::auth::Peer;
 use crate::admin::{
-    Api, Explanation, Gateway, KeyInfo, Parts, Pending, Question, ReloadError, Reloaded, RotateError, Status, Step,
+    Api, Explanation, Gateway, KeyInfo, KeyState, Parts, Pending, Question, ReloadError, Reloaded, RotateError, Status,
+    Step,
 };
 use crate::config::{AdminToken, LogTarget, Role};
 use crate::gate::Denial;
@@ -108,9 +109,16 @@ impl Gateway for FakeGateway {
         vec![key()]
     }
 
-    fn rotate_key(&self) -> Pending<'_, Result<KeyInfo, RotateError>> {
+    fn rotate_key(&self, _: bool) -> Pending<'_, Result<KeyInfo, RotateError>> {
         let broken = self.broken.load(Ordering::Relaxed);
         Box::pin(async move { if broken { Err(RotateError::NoSessions) } else { Ok(key()) } })
+    }
+
+    fn withdraw_key<'a>(&'a self, thumbprint: &'a str) -> Pending<'a, Result<bool, RotateError>> {
+        let broken = self.broken.load(Ordering::Relaxed);
+        Box::pin(async move {
+            if broken { Err(RotateError::Failed("the disk is full".to_owned())) } else { Ok(thumbprint == "thumb") }
+        })
     }
 
     fn observe(&self) {
@@ -148,7 +156,11 @@ impl Gateway for FakeGateway {
     }
 
     fn issuer_url(&self, name_or_url: &str) -> Option<String> {
-        (name_or_url == "accounts").then(|| ACCOUNTS.to_owned())
+        match name_or_url {
+            "accounts" => Some(ACCOUNTS.to_owned()),
+            "session" | "https://gate.example.com/" => Some("https://gate.example.com/".to_owned()),
+            _ => None,
+        }
     }
 
     fn identify<'a>(&'a self, token: &'a str) -> Pending<'a, Result<Target, Denial>> {
@@ -168,12 +180,15 @@ impl Gateway for FakeGateway {
 
 fn key() -> KeyInfo {
     KeyInfo {
-        kid: "k1".to_owned(),
+        issuer: "session".to_owned(),
+        kid: Some("k1".to_owned()),
         thumbprint: "thumb".to_owned(),
         algorithm: "ES256".to_owned(),
-        signing: true,
+        state: KeyState::Signing,
         created_at: None,
+        signs_from: None,
         verifies_until: None,
+        fetched_at: None,
     }
 }
 

@@ -5,6 +5,7 @@ mod batch;
 mod credentials;
 mod failing;
 mod fixture;
+mod keys;
 mod operations;
 mod revocations;
 mod sessions;

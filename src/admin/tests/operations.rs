@@ -74,9 +74,15 @@ async fn orders_are_carried_out_or_refused_and_written_down() {
     fixture.gateway.broken.store(true, Ordering::Relaxed);
     fixture.ask("POST", "/v1/reload", None).await.problem(422, "config_invalid");
     fixture.ask("POST", "/v1/keys:rotate", None).await.problem(409, "no_sessions");
+    fixture.ask("POST", "/v1/keys:rotate?now=1", None).await.problem(400, "invalid_query");
     let lines: Vec<_> = fixture.audit().iter().map(|line| (line["action"].clone(), line["result"].clone())).collect();
-    let expected =
-        [("reload", "ok"), ("rotate_key", "ok"), ("reload", "config_invalid"), ("rotate_key", "no_sessions")];
+    let expected = [
+        ("reload", "ok"),
+        ("rotate_key", "ok"),
+        ("reload", "config_invalid"),
+        ("rotate_key", "no_sessions"),
+        ("rotate_key", "invalid_query"),
+    ];
     assert_eq!(lines, expected.map(|(action, result)| (json!(action), json!(result))));
 }
 

@@ -58,6 +58,11 @@ impl Lower<'_, '_> {
             audience,
             keys_dir: self.files.path(keys.and_then(|keys| keys.dir.as_deref()).unwrap_or_default()),
             algorithm: self.session_algorithm(keys, &place.key("keys").key("algorithm")),
+            publish_before: self.duration(
+                keys.and_then(|keys| keys.publish_before.as_ref()),
+                &place.key("keys").key("publish_before"),
+                Duration::ZERO..=DAY,
+            ),
             idle_timeout,
             absolute_timeout,
             reissue_after_permille,

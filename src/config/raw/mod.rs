@@ -672,6 +672,10 @@ pub(super) struct SessionKeys {
     /// What new keys sign with.
     #[schemars(extend("default" = "ES256"))]
     pub(super) algorithm: Option<AlgorithmName>,
+    /// How long a new key is published before it signs, so that whoever verifies with the published set has
+    /// it by then.
+    #[schemars(extend("default" = "2m"))]
+    pub(super) publish_before: Option<Duration>,
 }
 
 /// When a request gets a new token.

@@ -103,7 +103,7 @@ fn keys(sessions: &Sessions) -> Response<Bytes> {
     let mut response = Response::new(sessions.jwks_bytes());
     let fields = response.headers_mut();
     fields.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/jwk-set+json"));
-    // A rotated key is published when it begins to sign, so readers must not keep the set for long.
+    // Less than a key is published before it signs by default (`session.keys.publish_before`).
     fields.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("public, max-age=60"));
     response
 }

@@ -88,6 +88,12 @@ pub enum OpenError {
         /// Where and how.
         source: serde_json::Error,
     },
+    /// `current` is gone, though the folder was open.
+    #[error("`{path}` is missing; restore it, or start anew to sign with a new key")]
+    MarkerMissing {
+        /// The file.
+        path: PathBuf,
+    },
     /// The key that should sign is gone.
     #[error(
         "`{path}` names the key `{key_id}`, which is not in the folder; restore it, or remove `current` to sign with a new key"

@@ -6,6 +6,8 @@ use std::thread;
 use super::*;
 
 const NOW: Timestamp = Timestamp::from_millis(1_732_406_400_250);
+const AT_ONCE: Terms = Terms { algorithm: Algorithm::ES256, publish_before: Duration::ZERO };
+const EDDSA: Terms = Terms { algorithm: Algorithm::EdDSA, ..AT_ONCE };
 const LATER: Timestamp = Timestamp::from_millis(1_732_406_500_000);
 
 fn scratch() -> (tempfile::TempDir, PathBuf) {
@@ -15,7 +17,7 @@ fn scratch() -> (tempfile::TempDir, PathBuf) {
 }
 
 fn open(path: &Path) -> Result<Contents, OpenError> {
-    Folder::open(path, Algorithm::ES256, NOW).map(|(_, contents, _)| contents)
+    Folder::open(path, AT_ONCE, NOW).map(|(_, contents, _)| contents)
 }
 
 fn mode(path: &Path) -> u32 {
@@ -40,7 +42,7 @@ fn pem_of(path: &Path, marker: &Marker) -> PathBuf {
 #[test]
 fn the_first_start_makes_a_private_folder_and_the_second_changes_nothing() {
     let (_scratch, path) = scratch();
-    let (_, first, secret) = Folder::open(&path, Algorithm::ES256, NOW).unwrap();
+    let (_, first, secret) = Folder::open(&path, AT_ONCE, NOW).unwrap();
     assert_eq!(mode(&path), 0o700);
     let pem = format!("{}.pem", first.marker.current);
     let mut expected = vec!["current".to_owned(), "session.secret".to_owned(), pem];
@@ -49,7 +51,7 @@ fn the_first_start_makes_a_private_folder_and_the_second_changes_nothing() {
     for name in &expected {
         assert_eq!(mode(&path.join(name)), 0o600, "{name}");
     }
-    let (_, second, again) = Folder::open(&path, Algorithm::ES256, LATER).unwrap();
+    let (_, second, again) = Folder::open(&path, AT_ONCE, LATER).unwrap();
     assert_eq!(second.marker.current, first.marker.current);
     assert_eq!((second.marker.since, second.keys[0].created), (NOW, NOW));
     assert!(secret.matches(again.expose()));
@@ -66,7 +68,7 @@ fn many_that_start_on_an_empty_folder_at_once_end_with_the_same_key_and_secret()
                 .map(|_| {
                     scope.spawn(|| {
                         start.wait();
-                        let (_, contents, secret) = Folder::open(&path, Algorithm::ES256, NOW).unwrap();
+                        let (_, contents, secret) = Folder::open(&path, AT_ONCE, NOW).unwrap();
                         assert_eq!(contents.keys.len(), 1);
                         (contents.marker.current, secret.expose().to_vec())
                     })
@@ -84,7 +86,7 @@ fn a_file_that_others_may_read_or_change_is_refused_with_the_way_out() {
     for name in ["current", "session.secret", "pem", "store.id"] {
         for bits in [0o644, 0o640, 0o604, 0o660, 0o601] {
             let (_scratch, path) = scratch();
-            let (folder, contents, _) = Folder::open(&path, Algorithm::ES256, NOW).unwrap();
+            let (folder, contents, _) = Folder::open(&path, AT_ONCE, NOW).unwrap();
             folder.bind_store_id("store-1").unwrap();
             let file = if name == "pem" { pem_of(&path, &contents.marker) } else { path.join(name) };
             set_mode(&file, bits);
@@ -194,12 +196,12 @@ fn another_algorithm_gets_a_key_of_its_own_and_the_old_one_verifies() {
     let (_scratch, path) = scratch();
     open(&path).unwrap();
     for algorithm in [Algorithm::EdDSA, Algorithm::ES384, Algorithm::PS256, Algorithm::RS256] {
-        let (_, changed, _) = Folder::open(&path, algorithm, LATER).unwrap();
+        let (_, changed, _) = Folder::open(&path, Terms { algorithm, ..AT_ONCE }, LATER).unwrap();
         assert_eq!(changed.marker.signer(&changed.keys).unwrap().key.algorithm(), algorithm);
-        let (_, same, _) = Folder::open(&path, algorithm, LATER).unwrap();
+        let (_, same, _) = Folder::open(&path, Terms { algorithm, ..AT_ONCE }, LATER).unwrap();
         assert_eq!((same.marker.current, same.keys.len()), (changed.marker.current, changed.keys.len()));
     }
-    let (_, contents, _) = Folder::open(&path, Algorithm::RS256, LATER).unwrap();
+    let (_, contents, _) = Folder::open(&path, Terms { algorithm: Algorithm::RS256, ..AT_ONCE }, LATER).unwrap();
     let mut algorithms: Vec<_> = contents.keys.iter().map(|it| it.key.algorithm()).collect();
     algorithms.sort();
     assert_eq!(
@@ -207,7 +209,7 @@ fn another_algorithm_gets_a_key_of_its_own_and_the_old_one_verifies() {
         [Algorithm::EdDSA, Algorithm::ES256, Algorithm::ES384, Algorithm::PS256, Algorithm::RS256],
         "an RSA key keeps the algorithm it was made for"
     );
-    let refused = Folder::open(&path, Algorithm::HS256, LATER);
+    let refused = Folder::open(&path, Terms { algorithm: Algorithm::HS256, ..AT_ONCE }, LATER);
     assert!(matches!(refused, Err(OpenError::Generate { .. })), "a secret cannot be published");
 }
 
@@ -229,12 +231,12 @@ fn a_key_without_a_preamble_is_taken_as_what_it_is() {
 #[test]
 fn rotation_keeps_the_old_key_until_it_is_pruned() {
     let (_scratch, path) = scratch();
-    let (folder, first, _) = Folder::open(&path, Algorithm::ES256, NOW).unwrap();
-    let second = folder.rotate(Algorithm::ES256, LATER).unwrap();
+    let (folder, first, _) = Folder::open(&path, AT_ONCE, NOW).unwrap();
+    let second = folder.rotate(AT_ONCE, LATER).unwrap();
     assert_ne!(second.marker.current, first.marker.current);
     assert_eq!((second.marker.since, second.keys.len()), (LATER, 2));
     assert_eq!(open(&path).unwrap().marker.current, second.marker.current);
-    let before = LATER.minus(std::time::Duration::from_millis(1));
+    let before = LATER.minus(Duration::from_millis(1));
     assert!(folder.prune(before, Algorithm::ES256).unwrap().is_none(), "it signed until then");
     let pruned = folder.prune(LATER, Algorithm::ES256).unwrap().unwrap();
     assert_eq!(pruned.keys.len(), 1);
@@ -245,12 +247,80 @@ fn rotation_keeps_the_old_key_until_it_is_pruned() {
 }
 
 #[test]
+fn a_staged_key_signs_when_its_time_has_come_also_after_a_restart() {
+    let staging = Terms { publish_before: Duration::from_secs(60), ..AT_ONCE };
+    let (_scratch, path) = scratch();
+    let (folder, first, _) = Folder::open(&path, staging, NOW).unwrap();
+    assert_eq!(first.marker.staged, None, "the first key has nobody to wait for");
+    let staged = folder.rotate(staging, NOW).unwrap().marker;
+    let next = staged.staged.clone().unwrap();
+    assert_eq!((&staged.current, next.from), (&first.marker.current, NOW.plus(Duration::from_secs(60))));
+    // Asked again, it is the same one at the same moment.
+    let again = folder.rotate(staging, NOW.plus(Duration::from_secs(30))).unwrap();
+    assert_eq!((again.marker.staged.as_ref(), again.keys.len()), (Some(&next), 2));
+    let early = NOW.plus(Duration::from_millis(59_999));
+    assert!(folder.activate(Algorithm::ES256, early).unwrap().is_none());
+    let (_, reopened, _) = Folder::open(&path, staging, early).unwrap();
+    assert_eq!((reopened.marker.staged.as_ref(), &reopened.marker.current), (Some(&next), &staged.current));
+    let (_, reopened, _) = Folder::open(&path, staging, next.from).unwrap();
+    assert_eq!((reopened.marker.staged, &reopened.marker.current), (None, &next.key_id));
+    assert_eq!(reopened.marker.past[0].until, next.from);
+    assert!(folder.activate(Algorithm::ES256, next.from).unwrap().is_none(), "it signs already");
+    // One that is staged can be brought forward.
+    folder.rotate(staging, LATER).unwrap();
+    let now = folder.rotate(AT_ONCE, LATER).unwrap();
+    assert_eq!((now.marker.staged, now.keys.len(), now.marker.since), (None, 3, LATER));
+}
+
+#[test]
+fn another_algorithm_is_staged_and_a_change_of_mind_is_too() {
+    let staging = |algorithm| Terms { algorithm, publish_before: Duration::from_secs(60) };
+    let (_scratch, path) = scratch();
+    let (_, first, _) = Folder::open(&path, staging(Algorithm::ES256), NOW).unwrap();
+    let staged = |algorithm| {
+        let (_, contents, _) = Folder::open(&path, staging(algorithm), NOW).unwrap();
+        assert_eq!(contents.marker.current, first.marker.current);
+        let next = contents.marker.next_signer(&contents.keys).unwrap();
+        assert_eq!(next.key.algorithm(), algorithm);
+        contents.keys.len()
+    };
+    assert_eq!([staged(Algorithm::EdDSA), staged(Algorithm::EdDSA), staged(Algorithm::ES256)], [2, 2, 3]);
+}
+
+#[test]
+fn a_retired_key_is_succeeded_at_once_and_stays_to_be_refused_by_name() {
+    let staging = Terms { publish_before: Duration::from_secs(60), ..AT_ONCE };
+    let (_scratch, path) = scratch();
+    let (folder, first, _) = Folder::open(&path, staging, NOW).unwrap();
+    let retire = |key_id: &str| folder.retire(key_id, Algorithm::ES256, LATER).unwrap();
+    assert!(retire("nobody").is_none());
+    // The one that signs, with nothing staged.
+    let second = retire(&first.marker.current).unwrap().marker;
+    assert!(second.current != first.marker.current && second.is_retired(&first.marker.current));
+    // The one that signs, with another one staged: that one, at once.
+    let staged = folder.rotate(staging, LATER).unwrap().marker.staged.unwrap();
+    let third = retire(&second.current).unwrap().marker;
+    assert_eq!((&third.current, &third.staged), (&staged.key_id, &None));
+    // One that is staged, and one that verifies.
+    let staged = folder.rotate(staging, LATER).unwrap().marker.staged.unwrap();
+    let fourth = retire(&staged.key_id).unwrap().marker;
+    assert_eq!((&fourth.current, &fourth.staged), (&third.current, &None));
+    let (_, contents, _) = Folder::open(&path, staging, LATER).unwrap();
+    for gone in [&first.marker.current, &second.current, &staged.key_id] {
+        assert!(contents.marker.is_retired(gone), "{gone}");
+        assert!(contents.keys.iter().any(|it| it.key.key_id() == gone.as_str()));
+    }
+    let pruned = folder.prune(LATER, Algorithm::ES256).unwrap().unwrap();
+    assert_eq!(pruned.keys.len(), 1);
+}
+
+#[test]
 fn a_key_that_never_signed_here_is_not_pruned() {
     let (_scratch, path) = scratch();
-    let (folder, ..) = Folder::open(&path, Algorithm::ES256, NOW).unwrap();
+    let (folder, ..) = Folder::open(&path, AT_ONCE, NOW).unwrap();
     let key = SigningKey::generate(Algorithm::ES256).unwrap();
     folder.write(&format!("{}.pem", key.key_id()), key.to_pkcs8_pem().as_bytes()).unwrap();
-    folder.rotate(Algorithm::ES256, NOW).unwrap();
+    folder.rotate(AT_ONCE, NOW).unwrap();
     let pruned = folder.prune(Timestamp::MAX, Algorithm::ES256).unwrap().unwrap();
     assert!(pruned.keys.iter().any(|it| it.key.key_id() == key.key_id()));
     assert_eq!(pruned.keys.len(), 2);
@@ -259,18 +329,18 @@ fn a_key_that_never_signed_here_is_not_pruned() {
 #[test]
 fn the_folder_holds_a_bounded_number_of_keys() {
     let (_scratch, path) = scratch();
-    let (folder, ..) = Folder::open(&path, Algorithm::EdDSA, NOW).unwrap();
+    let (folder, ..) = Folder::open(&path, EDDSA, NOW).unwrap();
     for _ in 1..KEYS_MAX {
-        folder.rotate(Algorithm::EdDSA, NOW).unwrap();
+        folder.rotate(EDDSA, NOW).unwrap();
     }
-    assert!(matches!(folder.rotate(Algorithm::EdDSA, NOW), Err(OpenError::TooManyKeys { .. })));
-    assert_eq!(Folder::open(&path, Algorithm::EdDSA, NOW).unwrap().1.keys.len(), KEYS_MAX);
+    assert!(matches!(folder.rotate(EDDSA, NOW), Err(OpenError::TooManyKeys { .. })));
+    assert_eq!(Folder::open(&path, EDDSA, NOW).unwrap().1.keys.len(), KEYS_MAX);
 }
 
 #[test]
 fn the_folder_belongs_to_one_store() {
     let (_scratch, path) = scratch();
-    let (folder, ..) = Folder::open(&path, Algorithm::ES256, NOW).unwrap();
+    let (folder, ..) = Folder::open(&path, AT_ONCE, NOW).unwrap();
     assert_eq!(folder.store_id().unwrap(), None);
     folder.bind_store_id("0193-a").unwrap();
     folder.bind_store_id("0193-a").unwrap();

@@ -96,11 +96,11 @@ fn a_new_signing_key_is_named_in_the_chain() {
     let (_folder, sessions) = sessions();
     let (family, token) = opened(&sessions);
     let old = family.key.clone();
-    sessions.rotate(after(1)).unwrap();
+    sessions.rotate(after(1), true).unwrap();
     let (family, token) = rotated(&sessions, &family, &token, after(2));
     assert_ne!(family.key, old);
     assert_eq!(family.lineage.keys, std::slice::from_ref(&old));
-    sessions.rotate(after(3)).unwrap();
+    sessions.rotate(after(3), true).unwrap();
     let (last, _) = rotated(&sessions, &family, &token, after(4));
     assert_eq!(last.lineage.keys, [old, family.key]);
 }

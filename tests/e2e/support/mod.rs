@@ -4,6 +4,7 @@
 pub(crate) mod admin;
 pub(crate) mod client;
 pub(crate) mod command;
+pub(crate) mod document;
 pub(crate) mod gateway;
 pub(crate) mod holder;
 pub(crate) mod issuer;
