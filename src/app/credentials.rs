@@ -7,6 +7,7 @@ use crate::config::Issuer;
 use crate::gate::{Denial, Need};
 use crate::keys::subject::Credentials;
 use crate::proxy::{Snapshot, Supplied, Supplier};
+use crate::revocation::TargetKind;
 
 /// Opens the credentials of an issuer's subjects, or takes over those of the configuration before, with
 /// their connections and with what is known already.
@@ -21,8 +22,13 @@ pub(super) fn open(
     if let Some(credentials) = same {
         return Ok(Some(Arc::clone(credentials)));
     }
-    let map = Arc::clone(&parts.map);
-    let opened = Credentials::open(&issuer.url, terms, parts.clock.clone(), Box::new(move || map.bump()));
+    let (map, url) = (Arc::clone(&parts.map), issuer.url.clone());
+    // Of what is open, only what hangs on this subject asks again.
+    let dropped = Box::new(move |subject: Option<&str>| match subject {
+        Some(subject) => map.bump_for(TargetKind::Subject, &url, subject),
+        None => map.bump_for(TargetKind::Issuer, &url, ""),
+    });
+    let opened = Credentials::open(&issuer.url, terms, parts.clock.clone(), dropped);
     opened.map(Some).map_err(|source| BuildError::Credentials { issuer: issuer.name.clone(), source })
 }
 

@@ -12,7 +12,7 @@ use crate::intake::{Document, DocumentKind, DocumentWrite, Ledger, Put};
 use crate::keys::fetch::{Trust, TrustError};
 use crate::keys::{self, LastGood, Listener, Publication, Published, RefreshError};
 use crate::proxy::Snapshot;
-use crate::revocation::RevocationMap;
+use crate::revocation::{RevocationMap, TargetKind};
 use crate::telemetry::KeysMetrics;
 use crate::time::Timestamp;
 
@@ -146,7 +146,7 @@ fn source(publication: &Publication) -> String {
 
 impl Listener for Herald {
     fn changed(&self) {
-        self.map.bump();
+        self.map.bump_for(TargetKind::Issuer, &self.issuer, "");
     }
 
     fn ended(&self, outcome: Result<(), &RefreshError>) {

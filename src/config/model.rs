@@ -275,6 +275,8 @@ pub struct Route {
     pub identity: Identity,
     /// Whether the client's own `Host` goes upstream (the default), or the server's.
     pub preserve_host: bool,
+    /// Protocols that a connection may change to, in lower case.
+    pub upgrades: Vec<String>,
     /// The largest request body, in bytes; `None`: unbounded.
     pub max_body: Option<u64>,
     /// From the request head to the end of the response; `None`: unbounded.
@@ -412,6 +414,8 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// TLS handshakes of each worker at once; at the bound others wait.
     pub handshakes_per_worker: usize,
+    /// How long a tunnel may be silent in both directions.
+    pub tunnel_idle_timeout: Duration,
     /// Open client connections of each worker; at the bound no more are accepted.
     pub connections_per_worker: usize,
 }

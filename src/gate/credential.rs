@@ -46,7 +46,7 @@ impl Gate {
         }
     }
 
-    fn is_current(&self, held: &Held, issuer: usize, now: Timestamp) -> Result<(), Unsettled> {
+    pub(super) fn is_current(&self, held: &Held, issuer: usize, now: Timestamp) -> Result<(), Unsettled> {
         let refuse = |denial| Unsettled::Denied(Stage { denial, issuer: Some(issuer) });
         let Some(credentials) = self.issuers().get(held.issuer).and_then(|it| it.credentials.as_ref()) else {
             return Err(refuse(Denial::IssuerNotAllowed));
@@ -143,7 +143,7 @@ mod tests {
         let base_secret = Secret::new(BASE.to_vec());
         let terms = Terms { base_secret, binding, source: Source::Pushed, lifetimes, max_entries: 3 };
         let map = Arc::clone(map);
-        Credentials::open(url, &terms, Clock::manual(NOW), Box::new(move || map.bump())).unwrap()
+        Credentials::open(url, &terms, Clock::manual(NOW), Box::new(move |_| map.bump())).unwrap()
     }
 
     fn world() -> World {

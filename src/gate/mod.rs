@@ -14,6 +14,7 @@ mod need;
 mod replay;
 mod requirement;
 mod sender;
+mod stream;
 mod verified;
 
 pub use cache::{Remembered, TokenCache};

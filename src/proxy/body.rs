@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::record::Record;
+use super::stream::{GRACE, Watch};
 use super::upstream::Lease;
 
 /// How the sending of a request body stands; shared by the body and whoever waits for the answer.
@@ -164,6 +165,8 @@ pub struct ResponseBody {
     content: Content,
     sent: u64,
     record: Option<Box<Record>>,
+    /// The watch of the token that admitted its request, once it has gone on for [`GRACE`].
+    watch: Option<Box<Watch>>,
 }
 
 enum Content {
@@ -179,7 +182,19 @@ struct UpstreamBody {
     patience: Duration,
     /// The end of the time the route gives to the whole exchange.
     until: Option<Instant>,
-    silence: Option<Pin<Box<Sleep>>>,
+    silence: Option<Silence>,
+    /// When the watch over it has to begin; `None` where nobody's token is asked for, and once it has.
+    watch_due: Option<Instant>,
+    /// Whether anybody has asked for any of it.
+    begun: bool,
+}
+
+/// A wait for more.
+struct Silence {
+    /// Until then at the latest.
+    until: Instant,
+    /// Fires then, or when the watch has to begin.
+    timer: Pin<Box<Sleep>>,
 }
 
 /// Why a response body ended early. The client's connection is closed, so that half a body is not
@@ -189,6 +204,9 @@ pub enum CutShort {
     /// The upstream broke off.
     #[error("the upstream broke off")]
     Broken(#[source] hyper::Error),
+    /// The token that admitted its request is no longer honoured.
+    #[error("the token is no longer honoured")]
+    Dishonoured,
     /// The upstream fell silent, or the route's time is over.
     #[error("the upstream took too long")]
     Slow,
@@ -199,7 +217,7 @@ impl ResponseBody {
     #[must_use]
     pub(super) fn whole(bytes: Bytes) -> Self {
         let content = if bytes.is_empty() { Content::Empty } else { Content::Whole(bytes) };
-        Self { content, sent: 0, record: None }
+        Self { content, sent: 0, record: None, watch: None }
     }
 
     /// A body that comes from an upstream, with at most `patience` of silence and wholly before `until`.
@@ -209,15 +227,39 @@ impl ResponseBody {
             lease.response_complete();
             return Self::whole(Bytes::new());
         }
-        let body = UpstreamBody { incoming, lease, patience, until, silence: None };
-        Self { content: Content::Upstream(Box::new(body)), sent: 0, record: None }
+        let (silence, watch_due, begun) = (None, None, false);
+        let body = UpstreamBody { incoming, lease, patience, until, silence, watch_due, begun };
+        Self { content: Content::Upstream(Box::new(body)), sent: 0, record: None, watch: None }
     }
 
     /// Keeps `record` until this body has ended.
     #[must_use]
     pub(super) fn recorded(mut self, record: Box<Record>) -> Self {
+        if let Content::Upstream(body) = &mut self.content
+            && record.bearer.is_some()
+        {
+            body.watch_due = Some(body.lease.heard() + GRACE);
+        }
         self.record = Some(record);
         self
+    }
+
+    /// Whether the token of its request does not allow any more of it. One that is short is over before
+    /// this asks anybody, or reads a clock.
+    fn is_dishonoured(&mut self, cx: &Context<'_>) -> bool {
+        let Content::Upstream(body) = &mut self.content else { return false };
+        if let Some(due) = body.watch_due
+            && body.begun
+            && Instant::now() >= due
+        {
+            body.watch_due = None;
+            self.watch = self.record.as_ref().and_then(|record| {
+                let bearer = record.bearer.as_ref()?;
+                Some(Box::new(Watch::begin(&record.local.shared, bearer, &record.handover)))
+            });
+        }
+        body.begun = true;
+        self.watch.as_ref().is_some_and(|watch| watch.denial(cx).is_some())
     }
 }
 
@@ -257,9 +299,18 @@ impl UpstreamBody {
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let silence = self.silence.get_or_insert_with(|| {
             let at = Instant::now() + self.patience;
-            Box::pin(tokio::time::sleep_until(self.until.map_or(at, |until| until.min(at))))
+            let until = self.until.map_or(at, |until| until.min(at));
+            let first = self.watch_due.map_or(until, |due| until.min(due));
+            Silence { until, timer: Box::pin(tokio::time::sleep_until(first)) }
         });
-        silence.as_mut().poll(cx)
+        ready!(silence.timer.as_mut().poll(cx));
+        if silence.timer.deadline() >= silence.until {
+            return Poll::Ready(());
+        }
+        // Only the watch is due: whoever asks once more begins it.
+        silence.timer.as_mut().reset(silence.until);
+        cx.waker().wake_by_ref();
+        silence.timer.as_mut().poll(cx)
     }
 }
 
@@ -269,6 +320,9 @@ impl Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
+        if this.is_dishonoured(cx) {
+            return Poll::Ready(Some(Err(CutShort::Dishonoured)));
+        }
         let frame = match &mut this.content {
             Content::Empty => None,
             Content::Whole(bytes) => {
@@ -305,6 +359,7 @@ impl Drop for ResponseBody {
     fn drop(&mut self) {
         if let Some(record) = &mut self.record {
             record.bytes_out = self.sent;
+            record.reason = record.reason.or_else(|| self.watch.as_ref().and_then(|watch| watch.reason()));
         }
     }
 }

@@ -20,6 +20,7 @@ mod request_id;
 mod route;
 mod sender;
 mod snapshot;
+mod stream;
 mod target;
 mod upstream;
 
@@ -27,6 +28,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::Incoming;
@@ -47,6 +49,8 @@ use self::record::Record;
 use self::renewal::{Earned, Logout, Renewal};
 use self::sender::DPOP;
 pub use self::snapshot::{Local, Shared, Snapshot, Sources, Worker};
+pub use self::stream::{Handover, Tunnel};
+use self::stream::{Upgrade, Upgraded};
 use self::target::Target;
 use self::upstream::{ForwardError, Lease};
 use crate::config::{Route, TokenPlace};
@@ -65,6 +69,7 @@ use crate::token::present::{PresentError, find};
 pub async fn serve(
     worker: Rc<Worker>,
     peer: Rc<Peer>,
+    handover: Rc<Handover>,
     objection: Option<Refusal>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
@@ -74,8 +79,9 @@ pub async fn serve(
     let request_id = headers::request_id(request.headers(), trusted).unwrap_or_else(|| worker.request_ids.next());
     let client = peer.client(request.headers(), &config.trusted_proxies);
     let now = local.shared.clock.now();
+    let connection = (Rc::clone(&peer), Rc::clone(&handover));
     let mut record =
-        Box::new(Record::begin(Rc::clone(&local), now, Rc::clone(&peer), client, request.method().clone(), request_id));
+        Box::new(Record::begin(Rc::clone(&local), now, connection, client, request.method().clone(), request_id));
     let outcome = match objection {
         Some(objection) => Err(objection),
         None => pass(&local, &peer, trusted, &mut record, request).await,
@@ -86,6 +92,11 @@ pub async fn serve(
     };
     response.headers_mut().insert(answer::REQUEST_ID, record.request_id.clone());
     record.status = response.status();
+    if let Some(upgraded) = record.upgraded.take() {
+        record.count();
+        handover.put_tunnel(Tunnel::new(record, *upgraded));
+        return Ok(response);
+    }
     Ok(response.map(|body| body.recorded(record)))
 }
 
@@ -142,6 +153,7 @@ async fn pass(
         return Err(Refusal::BodyTooLarge);
     }
     let (absolute, expects) = (target.absolute, target.expects);
+    let upgrade = if has_body || expects { None } else { Upgrade::asked(route, &head) };
     if let Some(uri) = rewritten(&target, &head.uri) {
         head.uri = uri;
     }
@@ -167,11 +179,14 @@ async fn pass(
         // Said outright, because a GET is not expected to have a body.
         fields.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
+    if let Some(upgrade) = &upgrade {
+        upgrade.announce(fields);
+    }
     let body = RequestBody::new(incoming, route.max_body, snapshot.config.limits.body_timeout);
     record.body = body.progress();
 
     let request = Request::from_parts(head, body);
-    let (mut response, passage) = forward(local, record, route_index, route, passage, request).await?;
+    let (mut response, passage) = forward(local, record, (route_index, route), passage, request, upgrade).await?;
     earned.credential = place.and_then(|place| snapshot.config.token.from.get(place));
     renewal::finish(local, record, &passage, earned, response.headers_mut_and_status()).await?;
     Ok(response.into_response())
@@ -313,10 +328,10 @@ async fn judge(
 async fn forward(
     local: &Rc<Local>,
     record: &mut Record,
-    route_index: usize,
-    route: &Route,
+    (route_index, route): (usize, &Route),
     passage: Passage,
     mut request: Request<RequestBody>,
+    upgrade: Option<Upgrade>,
 ) -> Result<(Forwarded, Passage), Refusal> {
     let snapshot = &local.snapshot;
     if let (Some(bearer), Some(mapping)) = (passage.bearer(), snapshot.mapping_of.get(route_index)) {
@@ -334,6 +349,9 @@ async fn forward(
     record.upstream_took = Some(ended - began);
     let (response, mut lease) = outcome.map_err(|error| refusal_of(&error))?;
     lease.answered_at(ended);
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Ok((Forwarded::switched(response, lease, upgrade.as_ref(), record)?, passage));
+    }
     let patience = snapshot.config.upstreams.get(route.upstream).map_or(Duration::MAX, |it| it.response_timeout);
     Ok((Forwarded::new(response, lease, patience, until)?, passage))
 }
@@ -368,6 +386,28 @@ impl Forwarded {
         Ok(Self { head, body })
     }
 
+    /// A 101: good only for the upgrade that was asked for.
+    fn switched(
+        mut response: Response<Incoming>,
+        mut lease: Lease,
+        upgrade: Option<&Upgrade>,
+        record: &mut Record,
+    ) -> Result<Self, Refusal> {
+        let Some(upgrade) = upgrade.filter(|upgrade| upgrade.is_granted(response.headers())) else {
+            lease.failed_broken();
+            return Err(Refusal::UpstreamBroken);
+        };
+        lease.switched();
+        let connection = hyper::upgrade::on(&mut response);
+        record.upgraded = Some(Box::new(Upgraded { connection, lease, websocket: upgrade.is_websocket() }));
+        let (mut head, _) = response.into_parts();
+        HopByHop::of(&head.headers).remove(&mut head.headers);
+        head.headers.remove(header::CONTENT_LENGTH);
+        upgrade.announce(&mut head.headers);
+        head.version = Version::HTTP_11;
+        Ok(Self { head, body: ResponseBody::whole(Bytes::new()) })
+    }
+
     const fn headers_mut_and_status(&mut self) -> (&mut http::HeaderMap, StatusCode) {
         (&mut self.head.headers, self.head.status)
     }
@@ -377,8 +417,7 @@ impl Forwarded {
     }
 }
 
-/// Whether a response has one meaning. Nothing was asked to be upgraded, so a 101 answers something
-/// that nobody judged; a coding beside chunked, or two framings at once, is read differently by others.
+/// Whether a response has one meaning. A 101 is not answered with here; a coding beside chunked, or two framings at once, is read differently by others.
 fn is_forwardable(head: &http::response::Parts, hop: HopByHop) -> bool {
     let framed_once = !hop.has_transfer_encoding() || {
         let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();

@@ -13,6 +13,7 @@ use super::body::Progress;
 use super::headers::Peer;
 use super::sender::RequestSender;
 use super::snapshot::Local;
+use super::stream::{Handover, Upgraded};
 use crate::gate::{Denial, Remembered};
 use crate::telemetry::{DecisionMetrics, Line};
 use crate::time::Timestamp;
@@ -31,6 +32,8 @@ pub(super) struct Record {
     pub(super) request_id: HeaderValue,
     /// The connection it came on.
     pub(super) peer: Rc<Peer>,
+    /// What that connection comes to.
+    pub(super) handover: Rc<Handover>,
     /// Where it came from.
     pub(super) client: IpAddr,
     /// Its method.
@@ -53,6 +56,12 @@ pub(super) struct Record {
     pub(super) body: Option<Rc<Progress>>,
     /// Bytes of the response body that were handed on.
     pub(super) bytes_out: u64,
+    /// Bytes of a tunnel that came from the client.
+    pub(super) tunnel_in: u64,
+    /// The upstream's side of the tunnel that this request opens.
+    pub(super) upgraded: Option<Box<Upgraded>>,
+    /// Whether it was counted as finished already.
+    counted: bool,
     /// Host and path, only if they are going to be logged.
     pub(super) target: Option<Box<(String, String)>>,
 }
@@ -63,7 +72,7 @@ impl Record {
     pub(super) fn begin(
         local: Rc<Local>,
         time: Timestamp,
-        peer: Rc<Peer>,
+        (peer, handover): (Rc<Peer>, Rc<Handover>),
         client: IpAddr,
         method: Method,
         request_id: HeaderValue,
@@ -75,6 +84,7 @@ impl Record {
             started: Instant::now(),
             request_id,
             peer,
+            handover,
             client,
             method,
             route: None,
@@ -87,6 +97,9 @@ impl Record {
             upstream_took: None,
             body: None,
             bytes_out: 0,
+            tunnel_in: 0,
+            upgraded: None,
+            counted: false,
             target: None,
         }
     }
@@ -124,16 +137,17 @@ impl Record {
         metrics.get(issuer.unwrap_or(metrics.len() - 1))
     }
 
-    fn end(&self) {
+    /// Counts the request as finished. Of one that opens a tunnel that is so when the tunnel begins: what
+    /// lasts for hours is no request in flight, and its time none of a request's.
+    pub(super) fn count(&mut self) {
+        if std::mem::replace(&mut self.counted, true) {
+            return;
+        }
         let snapshot = &self.local.snapshot;
-        let took = self.started.elapsed();
         self.local.shared.metrics.requests_in_flight.dec();
         let place = self.route.unwrap_or(snapshot.route_metrics.len() - 1);
         if let Some(metrics) = snapshot.route_metrics.get(place) {
-            metrics.finished(&self.method, self.status, took);
-        }
-        if snapshot.access_log.enabled() {
-            self.log(took);
+            metrics.finished(&self.method, self.status, self.started.elapsed());
         }
     }
 
@@ -154,7 +168,7 @@ impl Record {
             path,
             route: route.map_or(crate::telemetry::NONE, |route| route.name.as_str()),
             status: self.status.as_u16(),
-            bytes_in: self.body.as_ref().map_or(0, |body| body.received()),
+            bytes_in: self.body.as_ref().map_or(0, |body| body.received()) + self.tunnel_in,
             bytes_out: self.bytes_out,
             duration,
             upstream: self.upstream_took.and(upstream).map(|upstream| upstream.name.as_str()),
@@ -170,6 +184,9 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        self.end();
+        self.count();
+        if self.local.snapshot.access_log.enabled() {
+            self.log(self.started.elapsed());
+        }
     }
 }

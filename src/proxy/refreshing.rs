@@ -93,7 +93,7 @@ pub(super) async fn open(local: &Local, sessions: &Sessions, minted: &Minted, op
         match put(local, &family, revision).await {
             Ok(true) => {
                 if let Some(known) = shared.registry.find(&family.subject, &family.session) {
-                    known.prolong(family.ends);
+                    known.may_live_until(family.ends);
                 }
                 return Some(Issued { token, ends: family.ends });
             }
@@ -217,7 +217,7 @@ async fn take(
         match put(local, &family, revision).await {
             Ok(true) => {
                 shared.families.note(&family);
-                known.prolong(family.ends);
+                known.may_live_until(family.ends);
                 let next = Issued { token: next, ends: family.ends };
                 return Ok((Refreshed { access, next, delivery }, RefreshResult::Rotated));
             }

@@ -100,6 +100,17 @@ impl Lease {
         self.heard = at;
     }
 
+    /// When the connection was last heard of.
+    pub(super) const fn heard(&self) -> Instant {
+        self.heard
+    }
+
+    /// The connection has changed its protocol: no request will go over it again.
+    pub(super) const fn switched(&mut self) {
+        self.complete = false;
+        self.result = UpstreamResult::Answered;
+    }
+
     /// The response was read to its end.
     pub(super) fn response_complete(&mut self) {
         self.complete = true;
@@ -363,7 +374,7 @@ impl ServerPool {
         let handshake = http1::Builder::new().max_buf_size(64 * 1024).handshake(TokioIo::new(stream)).await;
         let Ok((sender, connection)) = handshake else { return Err(ForwardError::Unreachable) };
         let task = tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
+            if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "an upstream connection ended");
             }
         });

@@ -10,7 +10,7 @@ use dashmap::{DashMap, Entry};
 use super::effect::{InForce, Packed, Verdict};
 use super::reference::{BuildPassThrough, Key};
 use super::{
-    Form, InvalidReplacement, InvalidUndo, Replacement, Replacements, Standing, Target, TargetKind, TargetRef,
+    Form, InvalidReplacement, InvalidUndo, Live, Replacement, Replacements, Standing, Target, TargetKind, TargetRef,
 };
 use crate::time::Timestamp;
 
@@ -36,6 +36,7 @@ pub struct RevocationMap {
     reserved: Apart<AtomicUsize>,
     epoch: Apart<AtomicU64>,
     counts: Apart<[AtomicU64; TargetKind::ALL.len()]>,
+    live: Arc<Live>,
 }
 
 /// Keeps a value on cache lines of its own: readers of one should not pay for writers of another.
@@ -84,6 +85,7 @@ impl RevocationMap {
             reserved: Apart(AtomicUsize::new(0)),
             epoch: Apart(AtomicU64::new(0)),
             counts: Apart(array::from_fn(|_| AtomicU64::new(0))),
+            live: Arc::new(Live::new()),
         }
     }
 
@@ -162,9 +164,27 @@ impl RevocationMap {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// Moves the epoch, for a change outside of this map that standing depends on.
+    /// Moves the epoch, for a change outside of this map that anybody's standing may depend on.
     pub fn bump(&self) {
+        self.bump_for(TargetKind::All, "", "");
+    }
+
+    /// The same for a change that concerns the tokens of one target alone. What is cached is judged again
+    /// in any case; of what is open, only that.
+    pub fn bump_for(&self, kind: TargetKind, issuer: &str, value: &str) {
+        self.changed(self.reference(kind, issuer, value));
+    }
+
+    /// What is held open, and asks again when something changes.
+    #[must_use]
+    pub const fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    /// To be called once a change of `target` can be seen.
+    fn changed(&self, target: TargetRef) {
         self.epoch.fetch_add(1, Ordering::Release);
+        self.live.raise(target);
     }
 
     /// Subjects that have been replaced by others.
@@ -233,7 +253,7 @@ impl RevocationMap {
             return Ok(Effect::Unchanged);
         }
         self.release(target.kind(), 1);
-        self.bump();
+        self.changed(target);
         Ok(Effect::Changed)
     }
 
@@ -258,7 +278,7 @@ impl RevocationMap {
                 Effect::Added
             }
         };
-        self.bump();
+        self.changed(target);
         Ok(effect)
     }
 

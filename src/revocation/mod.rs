@@ -9,6 +9,7 @@
 
 mod effect;
 mod horizon;
+mod live;
 mod map;
 mod record;
 mod reference;
@@ -17,6 +18,7 @@ mod target;
 
 pub use effect::{InForce, Standing};
 pub use horizon::{Horizons, IssuerHorizon, OWN_ISSUER, UnknownIssuer};
+pub use live::{Handle, Live};
 pub use map::{Effect, Full, RevocationMap};
 pub use record::{Form, InvalidRecordId, Lift, Reason, RecordId, Revocation, Source, UnknownReason};
 pub use reference::TargetRef;

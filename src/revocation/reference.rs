@@ -13,7 +13,7 @@ const KIND_BITS: u64 = 0b111;
 ///
 /// The digest is keyed with a secret drawn when the map was made, so nobody can prepare two
 /// identifiers that share one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TargetRef {
     digest: u64,
     digest_and_kind: u64,
@@ -32,6 +32,12 @@ impl TargetRef {
             6 => TargetKind::Issuer,
             _ => TargetKind::All,
         }
+    }
+
+    /// Its place among `parts` equal ones.
+    pub(super) fn spread(self, parts: usize) -> usize {
+        // Below `parts`, which fits.
+        usize::try_from(self.digest % parts as u64).unwrap_or_default()
     }
 }
 

@@ -112,6 +112,11 @@ impl Watch {
         }
     }
 
+    /// Whether the bytes that the parser got are not all the client's.
+    pub(super) fn is_cut_short(&self) -> bool {
+        self.violation == Some(Violation::TargetTooLong)
+    }
+
     /// What was wrong with the head that was just read; then goes on with what follows it.
     pub(super) fn head_read(&mut self, framing: Framing) -> Option<Violation> {
         if self.violation.is_none() && self.state == State::Undecided {
@@ -273,6 +278,11 @@ impl<S> Guarded<S> {
     /// Watches `stream`; a write that makes no progress for `write_timeout` fails.
     pub(super) const fn new(stream: S, watch: Rc<RefCell<Watch>>, write_timeout: Duration) -> Self {
         Self { stream, watch, write_timeout, stalled: None, cut: false, farewell: Farewell::NotYet }
+    }
+
+    /// The stream itself: what follows is not HTTP.
+    pub(super) fn into_inner(self) -> S {
+        self.stream
     }
 
     fn written<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {

@@ -12,7 +12,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -38,7 +38,7 @@ use self::tls::Handshakes;
 pub use self::tls::{CertificateError, Identities, Identity};
 use crate::alarm::Alarm;
 use crate::config::{Limits, Listener};
-use crate::proxy::{Peer, Refusal, Shared, Worker, serve};
+use crate::proxy::{Handover, Peer, Refusal, Shared, Worker, serve};
 
 /// Connections the kernel holds before they are accepted.
 const BACKLOG: i32 = 4096;
@@ -338,35 +338,52 @@ where
     let watch = Rc::new(RefCell::new(Watch::new(limits.uri_bytes)));
     let io = TokioIo::new(Guarded::new(stream, Rc::clone(&watch), limits.write_timeout));
     let peer = Rc::new(peer);
-    let service = service_fn(move |request| {
-        let violation = watch.borrow_mut().head_read(framing(&request));
-        serve(Rc::clone(&worker), Rc::clone(&peer), violation.map(refusal), request)
-    });
+    let handover = Rc::<Handover>::default();
+    let service = {
+        let (watch, handover) = (Rc::clone(&watch), Rc::clone(&handover));
+        service_fn(move |request| {
+            let violation = watch.borrow_mut().head_read(framing(&request));
+            serve(Rc::clone(&worker), Rc::clone(&peer), Rc::clone(&handover), violation.map(refusal), request)
+        })
+    };
     let head = HeadTimer::new();
     let mut late = Alarm::new(limits.header_timeout);
-    let mut connection = pin!(builder(&limits, head.clone()).serve_connection(io, service));
+    let mut connection = builder(&limits, head.clone()).serve_connection(io, service);
     let mut listener = door.ending.listener();
     let mut leaving = false;
     let served = poll_fn(|cx| {
         if !leaving && listener.hears(cx) {
             leaving = true;
-            connection.as_mut().graceful_shutdown();
+            Pin::new(&mut connection).graceful_shutdown();
         }
-        if let Poll::Ready(served) = connection.as_mut().poll(cx) {
+        if handover.is_cut() {
+            return Poll::Ready(Err(Ended::Dishonoured));
+        }
+        if let Poll::Ready(served) = Pin::new(&mut connection).poll(cx) {
             return Poll::Ready(served.map_err(Ended::Hyper));
         }
         late.set(head.due());
         late.poll_due(cx).map(|()| Err(Ended::HeadTooLate))
     })
     .await;
-    if let Err(error) = served {
-        tracing::debug!(%error, "a client connection ended early");
+    match (served, handover.take_tunnel()) {
+        (Err(error), _) => tracing::debug!(%error, "a client connection ended early"),
+        (Ok(()), Some(tunnel)) if !watch.borrow().is_cut_short() => {
+            let parts = connection.into_parts();
+            let leaving = poll_fn(|cx| if listener.hears(cx) { Poll::Ready(()) } else { Poll::Pending });
+            // In a box: it is rare, and must not make every connection's task larger.
+            let stream = parts.io.into_inner().into_inner();
+            Box::pin(tunnel.run(stream, &parts.read_buf, leaving)).await;
+        }
+        (Ok(()), _) => {}
     }
 }
 
 /// Why a connection ended early.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
+    #[error("the token of its request is no longer honoured")]
+    Dishonoured,
     #[error("no request head came in time")]
     HeadTooLate,
     #[error(transparent)]

@@ -50,6 +50,8 @@ pub struct Open {
     last_seen: AtomicI64,
     /// The latest instant at which any token of it may be alive, in milliseconds.
     expires: AtomicI64,
+    /// The latest `exp` of any token of it that is known, in milliseconds.
+    tokens_expire: AtomicI64,
     /// Whether somebody is ending it.
     ending: AtomicBool,
     rotation: Mutex<Rotation>,
@@ -137,6 +139,7 @@ impl Open {
             device,
             last_seen: AtomicI64::new(now.millis()),
             expires: AtomicI64::new(minted.expires.millis()),
+            tokens_expire: AtomicI64::new(minted.expires.millis()),
             ending: AtomicBool::new(false),
             rotation: Mutex::default(),
             written: Mutex::default(),
@@ -158,6 +161,7 @@ impl Open {
             device,
             last_seen: AtomicI64::new(now.millis()),
             expires: AtomicI64::new(current.claims.expires.millis()),
+            tokens_expire: AtomicI64::new(current.claims.expires.millis()),
             ending: AtomicBool::new(false),
             rotation: Mutex::default(),
             written: Mutex::default(),
@@ -178,6 +182,7 @@ impl Open {
             device,
             last_seen: AtomicI64::new(now.millis()),
             expires: AtomicI64::new(family.ends.millis()),
+            tokens_expire: AtomicI64::new(0),
             ending: AtomicBool::new(false),
             rotation: Mutex::default(),
             written: Mutex::default(),
@@ -211,9 +216,28 @@ impl Open {
         }
     }
 
-    /// Notes that it may live until `expires`: a token, or something that brings one, was handed out.
+    /// The latest `exp` of any token of it that this node has seen since it started: until then what its
+    /// tokens have opened may stay open. A refresh token prolongs that only when it is used.
+    #[must_use]
+    pub fn tokens_expire(&self) -> Timestamp {
+        Timestamp::from_millis(self.tokens_expire.load(Ordering::Relaxed))
+    }
+
+    /// Notes that a token was handed out that lives until `expires`.
     pub fn prolong(&self, expires: Timestamp) {
-        self.expires.fetch_max(expires.millis(), Ordering::Relaxed);
+        self.tokens_expire.fetch_max(expires.millis(), Ordering::Relaxed);
+        self.may_live_until(expires);
+    }
+
+    /// Notes that it may live until `ends`: something that brings a token was handed out.
+    pub fn may_live_until(&self, ends: Timestamp) {
+        self.expires.fetch_max(ends.millis(), Ordering::Relaxed);
+    }
+
+    /// Notes what is known of it by `other`.
+    pub(super) fn learn(&self, other: &Self) {
+        self.prolong(other.tokens_expire());
+        self.may_live_until(other.expires());
     }
 
     /// Whether whoever asks is the one to end it: one theft is one line of the audit log.
@@ -307,6 +331,7 @@ impl Open {
             device: Device::stored(stored.network.as_deref(), stored.agent.as_deref()),
             last_seen: AtomicI64::new(stored.seen.millis()),
             expires: AtomicI64::new(stored.expires.millis()),
+            tokens_expire: AtomicI64::new(0),
             ending: AtomicBool::new(false),
             rotation: Mutex::new(rotation.clone()),
             written: Mutex::new(Written { revision, last_seen: stored.seen, expires: stored.expires, rotation }),

@@ -122,7 +122,7 @@ impl Registry {
         let mut shard = self.shard(&met.subject);
         if let Some(known) = shard.find(&met.subject, &met.session) {
             known.touch(now);
-            known.prolong(met.expires());
+            known.learn(&met);
             return Arc::clone(known);
         }
         let met = shard.insert(met, self.per_shard(), now);
@@ -140,7 +140,7 @@ impl Registry {
         let mut shard = self.shard(&open.subject);
         if let Some(known) = shard.find(&open.subject, &open.session) {
             known.touch(now);
-            known.prolong(open.expires());
+            known.learn(&open);
             return Opening { session: Arc::clone(known), is_new: false, beyond: Vec::new(), refused: false };
         }
         let limit = limit.unwrap_or(usize::MAX);

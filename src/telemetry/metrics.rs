@@ -8,7 +8,7 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::{Histogram, IntCounter, IntGauge, TextEncoder};
 
 use super::series::Series;
-use super::{CertificateMetrics, DecisionMetrics, KeysMetrics, RouteMetrics, UpstreamMetrics, buckets};
+use super::{CertificateMetrics, DecisionMetrics, KeysMetrics, RouteMetrics, StreamMetrics, UpstreamMetrics, buckets};
 use crate::revocation::{Reason, Source, TargetKind};
 use crate::token::Algorithm;
 
@@ -140,6 +140,8 @@ pub struct Metrics {
     keys: Table<KeysMetrics>,
     certificates: Table<CertificateMetrics>,
     verifications: [OnceLock<Histogram>; Algorithm::ALL.len()],
+    /// Tunnels and long answers.
+    pub streams: StreamMetrics,
     /// `requests_in_flight`: raised when a request head was read, lowered when its response has ended.
     pub requests_in_flight: IntGauge,
     /// `token_cache_total{result="hit"}`: the signature was known to be good.
@@ -185,6 +187,7 @@ impl Metrics {
             keys: Table::default(),
             certificates: Table::default(),
             verifications: std::array::from_fn(|_| OnceLock::new()),
+            streams: StreamMetrics::new(&series),
             requests_in_flight: series.gauge("requests_in_flight", "Requests being worked on.", &[]),
             token_cache_hits: cache("hit"),
             token_cache_misses: cache("miss"),
@@ -348,6 +351,9 @@ mod tests {
         metrics.reloaded(true);
         metrics.reloaded(false);
         metrics.requests_in_flight.inc();
+        let _open = metrics.streams.opened();
+        drop(metrics.streams.opened());
+        metrics.streams.cut("revoked_session");
         metrics.token_cache_hits.inc();
 
         let text = metrics.render();
@@ -355,6 +361,8 @@ mod tests {
             r#"portcullis_requests_total{method="GET",route="r",status="200"} 1"#,
             r#"portcullis_request_duration_seconds_bucket{route="r",le="0.0025"} 1"#,
             "portcullis_requests_in_flight 1",
+            "portcullis_streams_open 1",
+            r#"portcullis_streams_cut_total{reason="revoked_session"} 1"#,
             r#"portcullis_decisions_total{issuer="i",outcome="permit",reason="none"} 1"#,
             r#"portcullis_verification_duration_seconds_count{algorithm="EdDSA"} 1"#,
             r#"portcullis_verification_duration_seconds_count{algorithm="RS512"} 1"#,

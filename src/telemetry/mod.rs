@@ -13,6 +13,7 @@ mod keys;
 mod metrics;
 mod route;
 mod series;
+mod streams;
 mod upstream;
 mod writer;
 
@@ -23,6 +24,7 @@ pub use decision::DecisionMetrics;
 pub use keys::KeysMetrics;
 pub use metrics::{Metrics, RefreshResult, ReissueResult, SessionOpening, StoreOperation};
 pub use route::RouteMetrics;
+pub use streams::{OpenStream, StreamMetrics};
 pub use upstream::{UpstreamMetrics, UpstreamResult};
 
 /// The label value of a request that matched no route, or of a token whose issuer is not configured.

@@ -36,6 +36,7 @@ mod sessions;
 mod slow_clients;
 mod stores;
 mod streaming;
+mod streams;
 mod subjects;
 mod support;
 mod support_test;

@@ -133,7 +133,7 @@ impl Gateway for FakeGateway {
             lifetimes: Lifetimes { known: Duration::from_secs(30), unknown: Duration::from_secs(5) },
             max_entries: 100,
         };
-        Credentials::open(issuer_url, &terms, Clock::manual(now()), Box::new(|| {})).ok()
+        Credentials::open(issuer_url, &terms, Clock::manual(now()), Box::new(|_| {})).ok()
     }
 
     fn sessions(&self, wanted: Wanted<'_>, from: Option<&str>, limit: usize) -> (Vec<Arc<Open>>, Option<String>) {

@@ -255,6 +255,7 @@ impl Lower<'_, '_> {
             write_timeout: None,
             handshake_timeout: None,
             handshakes_per_worker: None,
+            tunnel_idle_timeout: None,
             connections_per_worker: None,
         });
         let count = |number: Option<u64>| usize::try_from(number.unwrap_or(0)).unwrap_or(usize::MAX);
@@ -273,8 +274,17 @@ impl Lower<'_, '_> {
             header_timeout: self.duration(raw.header_timeout.as_ref(), &place.key("header_timeout"), wait.clone()),
             body_timeout: self.duration(raw.body_timeout.as_ref(), &place.key("body_timeout"), wait.clone()),
             write_timeout: self.duration(raw.write_timeout.as_ref(), &place.key("write_timeout"), wait.clone()),
-            handshake_timeout: self.duration(raw.handshake_timeout.as_ref(), &place.key("handshake_timeout"), wait),
+            handshake_timeout: self.duration(
+                raw.handshake_timeout.as_ref(),
+                &place.key("handshake_timeout"),
+                wait.clone(),
+            ),
             handshakes_per_worker: count(raw.handshakes_per_worker),
+            tunnel_idle_timeout: self.duration(
+                raw.tunnel_idle_timeout.as_ref(),
+                &place.key("tunnel_idle_timeout"),
+                wait,
+            ),
             connections_per_worker: count(raw.connections_per_worker),
         }
     }

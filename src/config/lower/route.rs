@@ -123,9 +123,33 @@ impl Lower<'_, '_> {
             forward_token: raw.forward_token.unwrap_or(false),
             identity,
             preserve_host: raw.preserve_host.unwrap_or(true),
+            upgrades: self.upgrades(raw.upgrades.as_deref().unwrap_or_default(), &place.key("upgrades")),
             max_body,
             timeout: self.duration_or_none(raw.timeout.as_ref(), &place.key("timeout"), MILLISECOND..=DAY),
         }
+    }
+
+    /// The protocols that connections may change to.
+    fn upgrades(&mut self, raw: &[String], place: &Place<'_>) -> Vec<String> {
+        let mut upgrades = Vec::new();
+        for (index, text) in raw.iter().enumerate() {
+            let at = place.item(index);
+            let name = text.to_ascii_lowercase();
+            // RFC 9110 §7.8: a token, or two with a slash between.
+            let is_token = |part: &str| http::HeaderName::from_bytes(part.as_bytes()).is_ok();
+            let (protocol, version) = name.split_once('/').map_or((name.as_str(), None), |(it, of)| (it, Some(of)));
+            if !is_token(protocol) || !version.is_none_or(is_token) {
+                self.error(&at, format!("`{}` is not a protocol", text.escape_debug()), "such as `websocket`");
+            } else if matches!(protocol, "h2c" | "h2" | "http" | "tls") {
+                let label = "it would carry requests that no route has judged";
+                self.error(&at, format!("`{}` cannot be let through", text.escape_debug()), label);
+            } else if upgrades.contains(&name) {
+                self.error(&at, format!("`{}` repeats an earlier one", at.path), "");
+            } else {
+                upgrades.push(name);
+            }
+        }
+        upgrades
     }
 
     /// A requirement whose decisions are only reported.

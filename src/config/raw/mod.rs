@@ -464,6 +464,9 @@ pub(super) struct Route {
     /// Whether the client's own `Host` goes upstream, or the server's.
     #[schemars(extend("default" = true))]
     pub(super) preserve_host: Option<bool>,
+    /// Protocols that a connection may change to, such as `websocket`. Empty: none.
+    #[schemars(inner(length(min = 1)), extend("default" = []))]
+    pub(super) upgrades: Option<Vec<String>>,
     /// The largest request body, or `none`.
     #[schemars(extend("default" = "none"))]
     pub(super) max_body: Option<Size>,
@@ -812,6 +815,9 @@ pub(super) struct Limits {
     /// TLS handshakes of each worker at once; others wait for their turn.
     #[schemars(range(min = 1, max = 1_000_000), extend("default" = 1000))]
     pub(super) handshakes_per_worker: Option<u64>,
+    /// How long a tunnel may be silent: a WebSocket connection, or another upgrade.
+    #[schemars(extend("default" = "10m"))]
+    pub(super) tunnel_idle_timeout: Option<Duration>,
     /// Open client connections of each worker.
     #[schemars(range(min = 1, max = 1_000_000), extend("default" = 10_000))]
     pub(super) connections_per_worker: Option<u64>,

@@ -4,6 +4,7 @@ mod credentials;
 mod mutations;
 mod robust;
 mod shipped;
+mod upgrades;
 
 use std::os::unix::fs::PermissionsExt;
 

@@ -117,10 +117,13 @@ pub struct Credentials {
     complaints: Arc<Complaints>,
     clock: Clock,
     /// Told after anything was dropped.
-    dropped: Box<dyn Fn() + Send + Sync>,
+    dropped: Dropped,
     /// Ends the listening when these credentials are no longer used.
     _listening: Option<DropGuard>,
 }
+
+/// Told of the subject that something was dropped of, or `None` when it may have been anybody's.
+pub type Dropped = Box<dyn Fn(Option<&str>) + Send + Sync>;
 
 enum Supply {
     Asked { source: Asked, runtime: Handle },
@@ -135,12 +138,7 @@ impl Credentials {
     ///
     /// # Errors
     /// When the source's URL or its certificates cannot be used.
-    pub fn open(
-        issuer: &str,
-        terms: &Terms,
-        clock: Clock,
-        dropped: Box<dyn Fn() + Send + Sync>,
-    ) -> Result<Arc<Self>, OpenError> {
+    pub fn open(issuer: &str, terms: &Terms, clock: Clock, dropped: Dropped) -> Result<Arc<Self>, OpenError> {
         let how = match terms.binding {
             Binding::Key(how) => how,
             Binding::Claim(_) => Derive::Hkdf,
@@ -260,7 +258,7 @@ impl Credentials {
         let credential = self.derive(subject, columns)?;
         let fingerprint = credential.fingerprint.clone();
         pushed.put(subject, Some(credential)).map_err(|_| PushError::Full)?;
-        (self.dropped)();
+        (self.dropped)(Some(subject));
         Ok(fingerprint)
     }
 
@@ -274,14 +272,14 @@ impl Credentials {
             Supply::Pushed(pushed) => pushed.put(subject, None).map_err(|_| PushError::Full)?,
             Supply::Asked { .. } => self.cache.forget(subject),
         }
-        (self.dropped)();
+        (self.dropped)(Some(subject));
         Ok(())
     }
 
     /// Drops everything that was looked up. `deaf`: whether nobody will tell us of changes.
     fn forget_all(&self, deaf: bool) {
         self.cache.forget_all(deaf);
-        (self.dropped)();
+        (self.dropped)(None);
     }
 
     /// What the channel said: a subject, or with an empty text that anybody may have changed.
@@ -291,7 +289,7 @@ impl Credentials {
         } else {
             self.cache.forget(payload);
         }
-        (self.dropped)();
+        (self.dropped)(Some(payload).filter(|subject| !subject.is_empty()));
     }
 
     fn derive(&self, subject: &str, columns: &Columns) -> Result<Credential, PushError> {
