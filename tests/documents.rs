@@ -57,6 +57,32 @@ fn the_architecture_names_files_that_exist() {
     }
 }
 
+/// Every Rust file of the crate and its tests, one after the other.
+fn sources(folder: &Path) -> String {
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let read = |path: PathBuf| match path.is_dir() {
+        true => sources(&path),
+        false if path.extension().is_some_and(|it| it == "rs") => fs::read_to_string(path).unwrap_or_default(),
+        false => String::new(),
+    };
+    entries.flatten().map(|entry| read(entry.path())).collect()
+}
+
+#[test]
+fn the_tests_that_are_named_as_proof_exist() {
+    let sources = sources(&root().join("src")) + &sources(&root().join("tests"));
+    for document in ["README.md", "ARCHITECTURE.md"] {
+        let text = read(document);
+        let quoted = text.split('`').skip(1).step_by(2).map(|it| it.rsplit("::").next().unwrap());
+        // A sentence with its words joined: nothing else that is quoted looks like that.
+        let named: Vec<_> = quoted.filter(|it| it.matches('_').count() >= 2 && !it.contains([' ', '.', '/'])).collect();
+        assert!(named.len() > 8, "{document} names {} tests", named.len());
+        for test in named {
+            assert!(sources.contains(&format!("fn {test}(")), "{document} names `{test}`, which is no test");
+        }
+    }
+}
+
 /// A whole configuration around what a document shows of one section.
 fn around(shown: &str) -> String {
     let base = "listeners: [{ address: 127.0.0.1:8080 }]

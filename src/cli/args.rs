@@ -128,6 +128,7 @@ pub(super) struct RevokeArgs {
     pub(super) kind: TargetKind,
     /// What to revoke: the jti, sid, sub, client id, key thumbprint or issuer; `-` reads a token from
     /// standard input
+    #[arg(allow_hyphen_values = true)]
     pub(super) value: Option<String>,
     /// The issuer it belongs to, by config name or URL
     #[arg(long)]
@@ -215,7 +216,11 @@ pub(super) enum SessionsCommand {
     /// End one session, or all of a subject
     End {
         /// The sid of one
-        #[arg(required_unless_present = "subject", conflicts_with_all = ["subject", "issuer"])]
+        #[arg(
+            required_unless_present = "subject",
+            conflicts_with_all = ["subject", "issuer"],
+            allow_hyphen_values = true
+        )]
         sid: Option<String>,
         /// All of this subject: the gateway's own with its prefix, or with --issuer that issuer's
         #[arg(long)]
@@ -292,7 +297,8 @@ pub(super) enum KeysCommand {
     Retire {
         /// The key's issuer, by config name or URL; `session` for the gateway's own
         issuer: String,
-        /// Its kid, or its thumbprint
+        /// Its kid, or its thumbprint; either may begin with a hyphen
+        #[arg(allow_hyphen_values = true)]
         kid: String,
         /// Why
         #[arg(long, default_value = "key_compromised")]

@@ -16,6 +16,7 @@ mod dpop;
 mod drain;
 mod durability;
 mod failing_upstreams;
+mod guide;
 mod identity;
 mod key_sources;
 mod kill;
