@@ -18,6 +18,8 @@ pub(crate) enum Act {
     FinishRequest { request: usize },
     /// A request with its answer.
     Request { token: usize },
+    /// A client brings its refresh token.
+    Refresh { family: usize },
     /// A client logs out.
     Logout { token: usize },
     /// The password of a user of an issuer is changed.
@@ -82,6 +84,7 @@ fn acts(length: usize, weights: [u32; 7]) -> impl Strategy<Value = Vec<Act>> {
         1 => place().prop_map(|token| Act::BeginRequest { token }),
         1 => place().prop_map(|request| Act::FinishRequest { request }),
         4 => place().prop_map(|token| Act::Request { token }),
+        2 => place().prop_map(|family| Act::Refresh { family }),
     ];
     let revocation = prop_oneof![
         1 => place().prop_map(|token| Act::Logout { token }),

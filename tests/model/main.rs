@@ -1,6 +1,6 @@
 //! Wrong order never admits: the real gate, ledger, sessions and chains beside a small model of the rule.
 //!
-//! Logins, exchanges, reissues, logouts, revocations and lifts of every kind and form, replaced subjects, keys that
+//! Logins, exchanges, reissues, refreshes, logouts, revocations and lifts of every kind and form, replaced subjects, keys that
 //! are rotated, retired and no longer published, limits that are raised, restarts in another order, and clocks that
 //! differ, in any order. After every step every token ever made is asked for at the gate: it is admitted if and only
 //! if the model honours it.

@@ -8,12 +8,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use portcullis::config::{self, Session};
+use portcullis::config::{self, Delivery, Session};
 use portcullis::gate::{Demand, Gate, Kind, Remembered, TokenCache, TrustedIssuer, Verified};
 use portcullis::intake::{Ledger, ReplaceRequest, Request, UndoRequest};
 use portcullis::keys::{KeySet, SigningKey};
 use portcullis::revocation::{Horizons, IssuerHorizon, Reason, RecordId, RevocationMap, Source, Target, TargetKind};
-use portcullis::session::{Current, Grant, Parent, Sessions};
+use portcullis::session::{
+    Current, Device, Family, Grant, Judgement, Minted, Open, Opener, Parent, RefreshToken, Sessions,
+};
 use portcullis::store::Store;
 use portcullis::time::{Clock, Timestamp};
 use portcullis::token::{Algorithm, Policy};
@@ -52,6 +54,8 @@ const START: Timestamp = Timestamp::from_millis(1_800_000_000_250);
 const LIFE: i64 = 300_000;
 const LONG_LIFE: i64 = 600_000;
 const SESSION: i64 = 1_200_000;
+/// How long a refresh token that was used may come again.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// Both issuers; in a strict world, both state when their users authenticated.
 fn issuers(strict: bool) -> [Known; 2] {
@@ -84,6 +88,9 @@ struct Held {
     verified: Option<Rc<Verified>>,
 }
 
+/// The refresh tokens of a session: the family, its current token, and the credential that it was made with.
+type Refreshable = (Family, RefreshToken, usize);
+
 pub(crate) struct World {
     issuers: [Known; 2],
     clock: Clock,
@@ -102,6 +109,7 @@ pub(crate) struct World {
     records: Vec<(RecordId, usize)>,
     logins: Vec<(usize, Timestamp)>,
     requests: Vec<(usize, Rc<Remembered>)>,
+    families: Vec<Refreshable>,
     _folder: tempfile::TempDir,
 }
 
@@ -134,6 +142,7 @@ session:
   audience: shop
   keys: {{ dir: keys, algorithm: EdDSA }}
   idle_timeout: 4m
+  refresh: {{ idle_timeout: 10m }}
   absolute_timeout: 20m
   reissue: {{ after: 1% }}
   exchange:
@@ -201,6 +210,7 @@ impl World {
             records: Vec::new(),
             logins: Vec::new(),
             requests: Vec::new(),
+            families: Vec::new(),
             _folder: folder,
         }
     }
@@ -251,6 +261,7 @@ impl World {
                 self.begin_request(token);
                 self.finish_request(usize::MAX)?;
             }
+            Act::Refresh { family } => self.refresh(family)?,
             Act::Logout { token } => self.log_out(token).await,
             Act::ChangePassword { issuer, user } => self.change_password(issuer, user).await,
             Act::Revoke { token, target, form } => self.revoke(token, target, form).await,
@@ -335,7 +346,60 @@ impl World {
             life: 0,
         };
         self.hold(minted.token().to_owned(), credential);
+        self.begin_family(&minted);
         self.check_end(self.held.len() - 1)
+    }
+
+    /// The session that was just opened gets its first refresh token.
+    fn begin_family(&mut self, minted: &Minted) {
+        let opener = Opener { token: None, client: None, delivery: Delivery::Header };
+        if let Ok((family, token)) = self.sessions.open_family(minted, opener, self.now()) {
+            self.families.push((family, token, self.held.len() - 1));
+        }
+    }
+
+    /// A refresh token is worth something if and only if what its session came from is not revoked.
+    fn refresh(&mut self, place: usize) -> Result<(), TestCaseError> {
+        let Some(place) = place.checked_rem(self.families.len()) else { return Ok(()) };
+        let (family, token, index) = &self.families[place];
+        let (index, now) = (*index, self.now());
+        if now >= family.ends {
+            return Ok(());
+        }
+        let open = Open::of_family(family, Device::default(), now);
+        let stands = self.gate.session_standing(&open).is_ok();
+        prop_assert_eq!(stands, !self.history.is_revoked(index), "refreshing {:?}", self.history.credentials[index]);
+        if !stands {
+            return Ok(());
+        }
+        prop_assert!(matches!(family.judge(token, now, GRACE), Judgement::Current));
+        let Ok(minted) = self.sessions.refreshed(family, token, Timestamp::MIN, now) else { return Ok(()) };
+        let Ok((next, next_token)) = self.sessions.next_generation(family, token, &minted, now) else { return Ok(()) };
+        let Judgement::Repeated(again) = next.judge(token, now, GRACE) else { panic!("a lost answer is given again") };
+        prop_assert_eq!(again.text(), next_token.text());
+        let late = now.plus(GRACE).plus(Duration::from_millis(1));
+        prop_assert!(matches!(next.judge(token, late, GRACE), Judgement::Reused));
+        let index = match self.by_text.get(minted.token()) {
+            Some(known) => *known,
+            None => {
+                let made_from = &self.history.credentials[index];
+                let credential = Credential {
+                    name: minted.id.clone(),
+                    key: minted.key_thumbprint.to_string(),
+                    parent: Some(index),
+                    issued: minted.issued.millis(),
+                    authenticated: None,
+                    from: minted.issued.millis(),
+                    until: minted.expires.millis(),
+                    ..made_from.clone()
+                };
+                self.hold(minted.token().to_owned(), credential);
+                self.check_end(self.held.len() - 1)?;
+                self.held.len() - 1
+            }
+        };
+        self.families[place] = (next, next_token, index);
+        Ok(())
     }
 
     fn begin_request(&mut self, place: usize) {
@@ -407,7 +471,11 @@ impl World {
             until: minted.expires.millis(),
             life: 0,
         };
+        let opens = verified.lineage.is_none();
         self.hold(minted.token().to_owned(), credential);
+        if opens {
+            self.begin_family(&minted);
+        }
         self.check_end(self.held.len() - 1)
     }
 
