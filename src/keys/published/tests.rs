@@ -119,7 +119,7 @@ async fn a_flood_of_unknown_keys_costs_one_fetch_a_cooldown() {
     world.published.start(None);
     let began = std::time::Instant::now();
     let mut asked = 0;
-    while began.elapsed() < Duration::from_millis(700) {
+    while asked < 10_000 || began.elapsed() < Duration::from_millis(700) {
         let all = futures_util::future::join_all((0..200).map(|_| world.published.renew())).await;
         assert!(all.iter().all(|it| *it == Renewed::Current));
         asked += all.len();
@@ -127,7 +127,7 @@ async fn a_flood_of_unknown_keys_costs_one_fetch_a_cooldown() {
     }
     let fetched = server.asked.load(Ordering::Acquire);
     let most = 2 + began.elapsed().as_millis() / 300;
-    assert!(asked > 1000 && (2..=most).contains(&(fetched as u128)), "{asked} asked, {fetched} fetched");
+    assert!((2..=most).contains(&(fetched as u128)), "{asked} asked, {fetched} fetched");
 }
 
 #[tokio::test]
