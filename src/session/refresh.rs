@@ -20,6 +20,7 @@ use std::time::Duration;
 
 pub use families::Families;
 pub use family::{Family, Judgement, UnreadableFamily};
+use token::Maker;
 pub use token::RefreshToken;
 
 use self::family::Previous;
@@ -64,7 +65,7 @@ impl Sessions {
     /// The refresh token that `text` is: one that was made here, whatever has become of it.
     #[must_use]
     pub fn refresh_token(&self, text: &str) -> Option<RefreshToken> {
-        RefreshToken::read(text, &self.secret)
+        RefreshToken::read(text, self.maker())
     }
 
     /// The family of the session that `minted` opens at `now`, and its first token.
@@ -82,7 +83,7 @@ impl Sessions {
         let mut claims = minted.claims().ok_or(RefreshError::Unreadable)?;
         claims.retain(|name, _| !NOT_KEPT.contains(&name.as_str()));
         let generation = 1;
-        let token = RefreshToken::make(&minted.session, now, generation, &self.secret);
+        let token = RefreshToken::make(&minted.session, now, generation, self.maker());
         let previous = match opener.token {
             Some(opened_with) => {
                 Some(Previous::sealing(&token, opened_with.as_bytes(), now).ok_or(RefreshError::Seal)?)
@@ -157,7 +158,7 @@ impl Sessions {
     ) -> Result<(Family, RefreshToken), RefreshError> {
         let idle = self.config.refresh.as_ref().ok_or(RefreshError::Off)?.idle_timeout;
         let generation = family.generation.checked_add(1).ok_or(RefreshError::Ended)?;
-        let token = RefreshToken::make(&family.session, family.opened, generation, &self.secret);
+        let token = RefreshToken::make(&family.session, family.opened, generation, self.maker());
         let previous = Previous::sealing(&token, presented.bytes(), now).ok_or(RefreshError::Seal)?;
         let next = Family {
             key: minted.key_thumbprint.to_string(),
@@ -169,6 +170,10 @@ impl Sessions {
             ..family.clone()
         };
         Ok((next, token))
+    }
+
+    fn maker(&self) -> Maker<'_> {
+        Maker { secret: &self.secret, issuer: &self.config.issuer }
     }
 
     fn family_end(&self, origin: Timestamp, idle: Duration, now: Timestamp) -> Result<Timestamp, RefreshError> {

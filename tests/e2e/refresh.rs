@@ -647,3 +647,40 @@ fn the_example_in_the_documents_works() {
     assert_eq!(statuses, ["200", "204", "400"], "{said}");
     assert!(said.contains("invalid_grant"), "{said}");
 }
+
+/// Where a route forwards the access token, the refresh token stays here.
+#[test]
+fn a_refresh_cookie_reaches_no_upstream_not_even_one_that_gets_the_token() {
+    let upstream = Upstream::start();
+    let mut site = refreshing(&upstream, "10s");
+    site.route(json!({"name": "trusted", "match": {"path": "/trusted/"}, "upstream": "shop", "forward_token": true}));
+    let gateway = site.start();
+    let pair = open(&site, &gateway);
+    let cookies = format!("theme=dark; __Host-refresh={}", pair.refresh);
+    for path in ["/trusted/orders", "/orders", "/public/orders"] {
+        upstream.take();
+        let fields = [("Authorization", &*crate::support::bearer(&pair.access)), ("Cookie", &*cookies)];
+        assert_eq!(gateway.get(path, &fields).status, 200, "{path}");
+        let recorded = upstream.take_one();
+        assert_eq!(recorded.header("cookie"), Some("theme=dark"), "{path}");
+        assert_eq!(recorded.header("authorization").is_some(), path != "/orders", "{path}");
+    }
+}
+
+/// What was revoked names the gateway's own issuer: under another one, no refresh token brings it back.
+#[test]
+fn a_new_name_of_the_gateway_leaves_old_refresh_tokens_behind() {
+    let upstream = service();
+    let mut site = refreshing(&upstream, "10s");
+    let gateway = site.start();
+    let (ended, unended) = (log_in(&gateway, "ann"), log_in(&gateway, "bob"));
+    let form = format!("refresh_token={}", ended.refresh);
+    assert_eq!(gateway.send("POST", "/session/logout", &[FORM], form.as_bytes()).status, 204);
+    gateway.stop();
+    site.set("/session/issuer", json!("https://new-name.example/"));
+    let gateway = site.start();
+    for token in [&ended.refresh, &unended.refresh] {
+        let response = refresh(&gateway, token);
+        assert_eq!((response.status, error(&response)), (400, "invalid_grant".to_owned()));
+    }
+}

@@ -1,7 +1,7 @@
 //! What a client holds: opaque to it, and known here at sight.
 //!
 //! 256 random bits, then the family and the generation they belong to, and a seal under the session secret
-//! over all of it. So a token tells which document to read, however old it is; and what nobody here has made
+//! over all of it and the gateway's own `iss`: what is revoked names that, so under another name it is nothing. So a token tells which document to read, however old it is; and what nobody here has made
 //! is refused without asking the store, and ends nobody's session.
 
 use std::fmt;
@@ -42,25 +42,25 @@ pub struct RefreshToken {
 
 impl RefreshToken {
     /// A fresh token.
-    pub(super) fn make(session: &str, opened: Timestamp, generation: u32, secret: &hmac::Key) -> Self {
+    pub(super) fn make(session: &str, opened: Timestamp, generation: u32, maker: Maker<'_>) -> Self {
         let mut bytes = Zeroizing::new(Vec::with_capacity(HEAD + session.len() + SEAL));
         bytes.extend_from_slice(&rand::random::<[u8; RANDOM]>());
         bytes.extend_from_slice(&opened.millis().to_be_bytes());
         bytes.extend_from_slice(&generation.to_be_bytes());
         bytes.extend_from_slice(session.as_bytes());
-        let seal = hmac::sign(secret, &sealed(&bytes));
+        let seal = hmac::sign(maker.secret, &maker.sealed(&bytes));
         bytes.extend_from_slice(seal.as_ref());
         Self { bytes, session: session.into(), opened, generation }
     }
 
-    /// The token that `text` is; `None` for what was not made with this secret.
-    pub(super) fn read(text: &str, secret: &hmac::Key) -> Option<Self> {
+    /// The token that `text` is; `None` for what was not made by this maker.
+    pub(super) fn read(text: &str, maker: Maker<'_>) -> Option<Self> {
         if text.len() > TEXT_MAX {
             return None;
         }
         let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(text).ok()?);
         let (said, seal) = bytes.split_at_checked(bytes.len().checked_sub(SEAL)?)?;
-        hmac::verify(secret, &sealed(said), seal).ok()?;
+        hmac::verify(maker.secret, &maker.sealed(said), seal).ok()?;
         let (head, session) = said.split_at_checked(HEAD)?;
         let (opened, generation) = head.get(RANDOM..)?.split_at_checked(OPENED)?;
         let session = std::str::from_utf8(session).ok()?.into();
@@ -113,8 +113,19 @@ pub(super) fn digest_of(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(digest(&SHA256, bytes))
 }
 
-fn sealed(said: &[u8]) -> Zeroizing<Vec<u8>> {
-    Zeroizing::new([DOMAIN, said].concat())
+/// Who makes tokens.
+#[derive(Clone, Copy)]
+pub(super) struct Maker<'m> {
+    pub(super) secret: &'m hmac::Key,
+    /// The `iss` of its access tokens.
+    pub(super) issuer: &'m str,
+}
+
+impl Maker<'_> {
+    /// What the seal is over. An `iss` has no NUL, so no two makers seal the same.
+    fn sealed(&self, said: &[u8]) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new([DOMAIN, self.issuer.as_bytes(), &[0], said].concat())
+    }
 }
 
 #[cfg(test)]
@@ -123,6 +134,10 @@ mod tests {
 
     const OPENED_AT: Timestamp = Timestamp::from_millis(1_732_406_400_250);
 
+    fn by(secret: &hmac::Key) -> Maker<'_> {
+        Maker { secret, issuer: "https://gate.example.com/" }
+    }
+
     fn secret(byte: u8) -> hmac::Key {
         hmac::Key::new(hmac::HMAC_SHA256, &[byte; 32])
     }
@@ -130,30 +145,32 @@ mod tests {
     #[test]
     fn a_token_is_read_as_it_was_made() {
         let session = "s".repeat(43);
-        let token = RefreshToken::make(&session, OPENED_AT, 7, &secret(1));
-        let read = RefreshToken::read(&token.text(), &secret(1)).unwrap();
+        let token = RefreshToken::make(&session, OPENED_AT, 7, by(&secret(1)));
+        let read = RefreshToken::read(&token.text(), by(&secret(1))).unwrap();
         assert_eq!((&*read.session, read.opened, read.generation), (session.as_str(), OPENED_AT, 7));
         assert_eq!(read.digest(), token.digest());
         assert_eq!(read.text(), token.text());
         assert!(read.header_value().is_sensitive());
-        let other = RefreshToken::make(&session, OPENED_AT, 7, &secret(1));
+        let other = RefreshToken::make(&session, OPENED_AT, 7, by(&secret(1)));
         assert_ne!(other.text(), token.text(), "no two are the same");
         assert!(!format!("{token:?}").contains(&token.text()[..16]));
     }
 
     #[test]
     fn what_was_not_made_here_is_no_token() {
-        let token = RefreshToken::make("session", OPENED_AT, 7, &secret(1));
+        let token = RefreshToken::make("session", OPENED_AT, 7, by(&secret(1)));
         let text = token.text();
-        assert!(RefreshToken::read(&text, &secret(2)).is_none(), "another secret");
+        assert!(RefreshToken::read(&text, by(&secret(2))).is_none(), "another secret");
+        let renamed = Maker { secret: &secret(1), issuer: "https://other.example.com/" };
+        assert!(RefreshToken::read(&text, renamed).is_none(), "another issuer");
         let bytes = URL_SAFE_NO_PAD.decode(&*text).unwrap();
         for place in 0..bytes.len() {
             let mut bent = bytes.clone();
             bent[place] ^= 1;
-            assert!(RefreshToken::read(&URL_SAFE_NO_PAD.encode(&bent), &secret(1)).is_none(), "byte {place}");
+            assert!(RefreshToken::read(&URL_SAFE_NO_PAD.encode(&bent), by(&secret(1))).is_none(), "byte {place}");
         }
         for text in ["", "x", "a.b.c", &format!("{}=", *text), &text[1..], &"A".repeat(10_000), &"A".repeat(40)] {
-            assert!(RefreshToken::read(text, &secret(1)).is_none(), "{text}");
+            assert!(RefreshToken::read(text, by(&secret(1))).is_none(), "{text}");
         }
     }
 }
