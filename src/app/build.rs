@@ -249,13 +249,13 @@ fn loaded(issuer: &Issuer) -> Result<KeySet, BuildError> {
 
 /// The limits that say for how long a revocation must be remembered.
 pub(super) fn horizons(config: &Config) -> Horizons {
-    let exchange = config.session.as_ref().map_or(&[][..], |session| &session.exchange);
-    let issuers = config.issuers.iter().enumerate().map(|(index, issuer)| IssuerHorizon {
+    let issuers = config.issuers.iter().map(|issuer| IssuerHorizon {
         name: issuer.name.clone(),
         url: issuer.url.clone(),
         max_lifetime: issuer.max_lifetime,
         skew: issuer.clock_skew,
-        exchangeable: exchange.contains(&index),
+        // Not only those in `session.exchange`: sessions live on that were opened when it listed more.
+        exchangeable: config.session.is_some(),
         cutoff_margin: issuer.cutoff_margin,
         max_authentication_age: issuer.max_authentication_age,
     });
