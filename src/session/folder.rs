@@ -180,7 +180,8 @@ impl Folder {
             match contents.marker.staged.take() {
                 Some(staged) => contents.marker.sign_with(staged.key_id, now),
                 None => {
-                    let key = self.make(&mut contents.keys, algorithm, now)?;
+                    // One more than otherwise: a full folder keeps no leaked key in use.
+                    let key = self.make(&mut contents.keys, algorithm, now, KEYS_MAX + 1)?;
                     contents.marker.sign_with(key, now);
                 }
             }
@@ -189,7 +190,15 @@ impl Folder {
             Some(past) => past.retired = true,
             None => contents.marker.past.push(Past { key_id: key_id.to_owned(), until: now, retired: true }),
         }
+        if contents.keys.len() > KEYS_MAX {
+            // It is refused as an unknown one then, instead of by name.
+            contents.marker.past.retain(|it| it.key_id != key_id);
+            contents.keys.retain(|it| it.key.key_id() != key_id);
+        }
         self.write_marker(&contents.marker)?;
+        if contents.keys.len() == KEYS_MAX && !contents.keys.iter().any(|it| it.key.key_id() == key_id) {
+            self.remove(&format!("{key_id}.pem"))?;
+        }
         Ok(Some(contents))
     }
 
@@ -205,10 +214,7 @@ impl Folder {
         marker.past = kept;
         for past in lapsed {
             let name = format!("{}.pem", past.key_id);
-            match fs::remove_file(self.file(&name)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(self.io("delete", &name, error)),
-                Ok(()) | Err(_) => {}
-            }
+            self.remove(&name)?;
         }
         // After the files: a crash in between leaves names without files, which the next round drops.
         self.write_marker(&marker)?;
@@ -256,7 +262,7 @@ impl Folder {
     fn begin(&self, mut keys: Vec<StoredKey>, algorithm: Algorithm, now: Timestamp) -> Result<Contents, OpenError> {
         let past = |it: &StoredKey| Past { key_id: it.key.key_id().to_owned(), until: now, retired: false };
         let past = keys.iter().map(past).collect();
-        let current = self.make(&mut keys, algorithm, now)?;
+        let current = self.make(&mut keys, algorithm, now, KEYS_MAX)?;
         let marker = Marker { current, since: now, staged: None, past };
         self.write_marker(&marker)?;
         Ok(Contents { keys, marker })
@@ -264,7 +270,7 @@ impl Folder {
 
     /// Stages a new key in the place of one that is staged, if any; at once where nobody is to be waited for.
     fn stage(&self, mut contents: Contents, wanted: Terms, now: Timestamp) -> Result<Contents, OpenError> {
-        let key_id = self.make(&mut contents.keys, wanted.algorithm, now)?;
+        let key_id = self.make(&mut contents.keys, wanted.algorithm, now, KEYS_MAX)?;
         let marker = &mut contents.marker;
         // It may have been seen as published, and has signed nothing.
         marker.past.extend(marker.staged.take().map(|it| Past { key_id: it.key_id, until: now, retired: false }));
@@ -289,8 +295,14 @@ impl Folder {
     }
 
     /// Makes a key, writes it and adds it to `keys`; its id. It does nothing before the marker says so.
-    fn make(&self, keys: &mut Vec<StoredKey>, algorithm: Algorithm, now: Timestamp) -> Result<String, OpenError> {
-        if keys.len() >= KEYS_MAX {
+    fn make(
+        &self,
+        keys: &mut Vec<StoredKey>,
+        algorithm: Algorithm,
+        now: Timestamp,
+        most: usize,
+    ) -> Result<String, OpenError> {
+        if keys.len() >= most {
             return Err(OpenError::TooManyKeys { path: self.path.clone() });
         }
         let key = SigningKey::generate(algorithm).map_err(|source| OpenError::Generate { algorithm, source })?;
@@ -308,7 +320,8 @@ impl Folder {
         for name in self.names()? {
             let Some(key_id) = name.strip_suffix(".pem") else { continue };
             let Some(text) = self.read(&name)? else { continue };
-            if keys.len() == KEYS_MAX {
+            // One more may be there for a moment, while a key is retired.
+            if keys.len() == KEYS_MAX + 1 {
                 return Err(OpenError::TooManyKeys { path: self.path.clone() });
             }
             let stored = self.key(&name, &text, preferred)?;
@@ -349,6 +362,13 @@ impl Folder {
             None => self.modified(name)?,
         };
         Ok(StoredKey { key, created })
+    }
+
+    fn remove(&self, name: &str) -> Result<(), OpenError> {
+        match fs::remove_file(self.file(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.io("delete", name, error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     fn secret(&self, in_use: bool) -> Result<Secret, OpenError> {

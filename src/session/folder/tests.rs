@@ -334,7 +334,15 @@ fn the_folder_holds_a_bounded_number_of_keys() {
         folder.rotate(EDDSA, NOW).unwrap();
     }
     assert!(matches!(folder.rotate(EDDSA, NOW), Err(OpenError::TooManyKeys { .. })));
-    assert_eq!(Folder::open(&path, EDDSA, NOW).unwrap().1.keys.len(), KEYS_MAX);
+    let full = Folder::open(&path, EDDSA, NOW).unwrap().1;
+    assert_eq!(full.keys.len(), KEYS_MAX);
+    // One that leaked is succeeded all the same, and makes room.
+    let leaked = full.marker.current;
+    let retired = folder.retire(&leaked, Algorithm::EdDSA, LATER).unwrap().unwrap();
+    assert_ne!(retired.marker.current, leaked);
+    let after = Folder::open(&path, EDDSA, LATER).unwrap().1;
+    assert_eq!((after.keys.len(), after.marker.current), (KEYS_MAX, retired.marker.current));
+    assert!(!after.keys.iter().any(|it| it.key.key_id() == leaked));
 }
 
 #[test]
