@@ -165,6 +165,14 @@ impl Api {
         });
         // The cutoff first: it reaches what is not known, and it is what an error is about.
         let requests: Vec<_> = cutoff.into_iter().chain(blocks).collect();
+        if requests.is_empty()
+            && let Err(error) = self.0.ledger.settled().await
+        {
+            tracing::error!(error = &error as &dyn std::error::Error, "what is in force is not durable");
+            let detail = "what was ended before is in force and not stored: end it again once the store works";
+            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store_not_durable", detail);
+            return problem.into_response();
+        }
         let outcomes = self.0.ledger.revoke_all(requests.clone()).await;
         for (request, outcome) in requests.iter().zip(&outcomes) {
             self.count(request, outcome);

@@ -239,6 +239,21 @@ impl Ledger {
             .await
     }
 
+    /// Waits until all that is in force is durable: for whoever finds that there is nothing left to revoke,
+    /// because somebody else is about to have done it.
+    ///
+    /// # Errors
+    ///
+    /// When the store does not keep it.
+    pub async fn settled(&self) -> Result<(), StoreError> {
+        let pending = {
+            // Whatever is in force by now is queued before this.
+            let _sequence = self.inner.sequence.lock().await;
+            self.inner.store.append(Vec::new())
+        };
+        answer(pending.await).map(drop)
+    }
+
     /// Whether a request makes sense now, so that a batch can be refused before any of it is carried out.
     ///
     /// # Errors

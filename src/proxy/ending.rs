@@ -184,7 +184,8 @@ pub(super) async fn end_all(
     action: &'static str,
 ) -> Result<(), Refusal> {
     if requests.is_empty() {
-        return Ok(());
+        // In force is not yet durable.
+        return local.shared.ledger.settled().await.map_err(|_| Refusal::StoreNotDurable);
     }
     let shared = Arc::clone(&local.shared);
     let address = record.client.to_string();

@@ -4,6 +4,7 @@ use std::fs;
 
 use serde_json::json;
 
+use crate::sessions::exchanged;
 use crate::support::{Admin, Gateway, Site, Upstream};
 
 #[test]
@@ -53,6 +54,30 @@ fn a_store_that_cannot_write_acknowledges_nothing() {
     assert_eq!(gateway.get_as("/orders", &token).status, 401, "in force here");
     assert_eq!(gateway.get_as("/orders", &site.accounts.token_of("bob")).status, 200, "serving goes on");
     assert!(admin.metric("portcullis_store_errors_total", &[("op", "append")]) >= 1.0);
+}
+
+/// In force is not yet durable: whoever repeats a logout that was not stored is not told that it is done.
+#[test]
+fn a_logout_that_was_not_stored_is_not_done_when_it_is_repeated() {
+    let upstream = Upstream::start();
+    let mut site = Site::with_sessions(&upstream);
+    let Some(small) = SmallDisk::mount(&site) else { return };
+    site.set("/revocation/store/path", json!(small.path));
+    let gateway = site.start();
+    let sessions: Vec<_> = (0..3).map(|_| exchanged(&gateway, &site.accounts.token_of("bob"))).collect();
+    small.fill();
+    let target = json!({"kind": "token", "issuer": "accounts", "value": "on-a-full-disk"});
+    let body = json!({"target": target, "reason": "admin", "note": "x".repeat(500)});
+    crate::support::until("the disk to be full", || {
+        (gateway.admin().post("/v1/revocations", &body).status != 201).then_some(())
+    });
+    for session in &sessions {
+        for _ in 0..2 {
+            let response = gateway.post_as("/session/logout", session);
+            assert_eq!((response.status, response.reason().as_str()), (503, "store_not_durable"), "{response:?}");
+        }
+        assert_eq!(gateway.get_as("/orders", session).status, 401, "in force here");
+    }
 }
 
 /// A file system of 3 MiB, where the machine allows one to be mounted.
