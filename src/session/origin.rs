@@ -33,6 +33,21 @@ pub fn same_origin(method: &Method, headers: &HeaderMap, host: &str) -> bool {
     }
 }
 
+/// Whether a browser says that a page of another site made it send this, by whatever method: for what has an
+/// effect without a token, too. `SameSite` keeps the cookies of such a request back, and not the request.
+#[must_use]
+pub fn is_cross_site(headers: &HeaderMap, host: &str) -> bool {
+    match only(headers, &SEC_FETCH_SITE) {
+        Only::One(site) => site != b"same-origin" && site != b"none",
+        Only::Several => true,
+        Only::Absent => match only(headers, &ORIGIN) {
+            Only::One(origin) => !std::str::from_utf8(origin).is_ok_and(|origin| is_origin_of(origin, host)),
+            Only::Several => true,
+            Only::Absent => false,
+        },
+    }
+}
+
 /// The authority of a request as its `Host` says it; empty when there is not exactly one.
 #[must_use]
 pub fn host(headers: &HeaderMap) -> &str {
@@ -82,6 +97,23 @@ mod tests {
             headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
         }
         headers
+    }
+
+    #[test]
+    fn what_another_site_sends_is_told_whatever_the_method_and_what_no_browser_sends_is_not() {
+        for (lines, foreign) in [
+            (&[][..], false),
+            (&[("sec-fetch-site", "same-origin")], false),
+            (&[("sec-fetch-site", "none")], false),
+            (&[("sec-fetch-site", "same-site")], true),
+            (&[("sec-fetch-site", "cross-site"), ("origin", "https://shop.example")], true),
+            (&[("sec-fetch-site", "none"), ("sec-fetch-site", "none")], true),
+            (&[("origin", "https://shop.example")], false),
+            (&[("origin", "https://evil.example")], true),
+            (&[("origin", "null")], true),
+        ] {
+            assert_eq!(is_cross_site(&headers(lines), "shop.example"), foreign, "{lines:?}");
+        }
     }
 
     #[test]

@@ -301,3 +301,34 @@ fn tokens_and_what_they_are_made_of_stand_in_no_output() {
         assert!(!everything.contains(secret), "{secret}");
     }
 }
+
+/// `SameSite` keeps the cookie of another site's form back, and not the form: the browser would be cleared.
+#[test]
+fn a_page_of_another_site_logs_nobody_out() {
+    let upstream = service();
+    let site = Site::with_sessions(&upstream);
+    let gateway = site.start();
+    let log_out = |fields: &[(&str, &str)]| {
+        let mut all = fields.to_vec();
+        all.push(("Content-Length", "0"));
+        gateway.send("POST", "/session/logout", &all, b"")
+    };
+    let foreign: [&[(&str, &str)]; 3] = [
+        &[("Sec-Fetch-Site", "cross-site")],
+        &[("Sec-Fetch-Site", "same-site"), ("Origin", "https://blog.shop.example")],
+        &[("Origin", "https://evil.example")],
+    ];
+    for fields in foreign {
+        let refused = log_out(fields);
+        assert_eq!((refused.status, refused.reason().as_str()), (403, "cross_site"), "{fields:?}");
+        assert_eq!((refused.header("clear-site-data"), refused.all("set-cookie").len()), (None, 0), "{fields:?}");
+    }
+    for fields in [&[][..], &[("Sec-Fetch-Site", "same-origin")], &[("Origin", "https://shop.example")]] {
+        let cleared = log_out(fields);
+        assert!(cleared.status == 204 && cleared.header("clear-site-data").is_some(), "{fields:?}: {cleared:?}");
+    }
+    // A script that has the token is not made to send it by another page.
+    let token = log_in(&gateway, "ann");
+    let sent = log_out(&[("Authorization", &bearer(&token)), ("Sec-Fetch-Site", "cross-site")]);
+    assert_eq!((sent.status, gateway.get_as("/orders", &token).status), (204, 401));
+}

@@ -2,17 +2,18 @@
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Response, StatusCode};
+use http::{Response, StatusCode, header};
 use hyper::body::Incoming;
 
 use super::{authority, deny, form};
+use crate::gate::Denial;
 use crate::proxy::answer::Refusal;
 use crate::proxy::ending::{self, Leaving};
 use crate::proxy::record::Record;
 use crate::proxy::refreshing;
 use crate::proxy::snapshot::Local;
 use crate::revocation::Source;
-use crate::session::Sessions;
+use crate::session::{Sessions, origin};
 
 /// Ends the presented session, its parent token with it, and clears what the browser keeps. An access token
 /// that has expired will do, and so will a refresh token, in its cookie or as the parameter `refresh_token`.
@@ -24,6 +25,11 @@ pub(super) async fn answer(
     head: &Parts,
     body: Incoming,
 ) -> Result<Response<Bytes>, Refusal> {
+    // A bearer token is put in by a script that has it; everything else a page of another site can send.
+    let host = authority(head).unwrap_or_else(|| origin::host(&head.headers));
+    if !head.headers.contains_key(header::AUTHORIZATION) && origin::is_cross_site(&head.headers, host) {
+        return Err(deny(record, Denial::CrossSite, None));
+    }
     let presented = ending::presented(local, record.time, head, authority(head)).await;
     let presented = presented.map_err(|stage| deny(record, stage.denial, stage.issuer))?;
     let mut leaving: Vec<_> = presented.as_ref().map(Leaving::of).into_iter().collect();
