@@ -49,8 +49,8 @@ use self::record::Record;
 use self::renewal::{Earned, Logout, Renewal};
 use self::sender::DPOP;
 pub use self::snapshot::{Local, Shared, Snapshot, Sources, Worker};
+use self::stream::{GRACE, Held, Upgrade, Upgraded};
 pub use self::stream::{Handover, Tunnel};
-use self::stream::{Upgrade, Upgraded};
 use self::target::Target;
 use self::upstream::{ForwardError, Lease};
 use crate::config::{Route, TokenPlace};
@@ -88,7 +88,11 @@ pub async fn serve(
     };
     let mut response = match outcome {
         Ok(response) => response,
-        Err(refusal) => refuse(&local, &mut record, &refusal),
+        Err(refusal) => {
+            // A tunnel that the upstream granted before the answer was refused after all.
+            record.upgraded = None;
+            refuse(&local, &mut record, &refusal)
+        }
     };
     response.headers_mut().insert(answer::REQUEST_ID, record.request_id.clone());
     record.status = response.status();
@@ -160,6 +164,9 @@ async fn pass(
     head.version = Version::HTTP_11;
     let fields = &mut head.headers;
     let kept = snapshot.cleaner.clean(fields, trusted);
+    if let Some(sessions) = &snapshot.sessions {
+        refreshing::strip(sessions, fields);
+    }
     if !route.forward_token {
         remove_tokens(local, fields, place);
         if kept.proof && place.is_some() {
@@ -340,6 +347,7 @@ async fn forward(
     let Some(pool) = local.pools.get(route.upstream) else { return Err(Refusal::Internal) };
     let began = Instant::now();
     let until = route.timeout.map(|timeout| began + timeout);
+    let is_safe = request.method().is_safe();
     let sending = pool.send(request, route.preserve_host, began);
     let outcome = match until {
         None => sending.await,
@@ -349,6 +357,16 @@ async fn forward(
     record.upstream_took = Some(ended - began);
     let (response, mut lease) = outcome.map_err(|error| refusal_of(&error))?;
     lease.answered_at(ended);
+    // A long poll: what it has waited for is not for whoever is out by now. Where the request has an effect,
+    // it may be the very one that ended the session, and its answer is told.
+    if is_safe
+        && ended - began >= GRACE
+        && let Some(bearer) = passage.bearer()
+        && let Err(denial) = Held::new(&local.shared, bearer).check()
+        && denial != Denial::Expired
+    {
+        return Err(Refusal::Denied(denial));
+    }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Ok((Forwarded::switched(response, lease, upgrade.as_ref(), record)?, passage));
     }
@@ -447,7 +465,6 @@ fn remove_tokens(local: &Local, fields: &mut http::HeaderMap, place: Option<usiz
     }
     if let Some(sessions) = &snapshot.sessions {
         headers::remove_cookie(fields, &sessions.config().cookie);
-        refreshing::strip(sessions, fields);
     }
 }
 

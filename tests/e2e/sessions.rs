@@ -298,7 +298,8 @@ fn during_a_slow_answer(first: impl Fn(&Site, &Gateway) -> String, meanwhile: im
     let token = first(&site, &gateway);
     upstream.take();
     thread::scope(|scope| {
-        let late = scope.spawn(|| gateway.get_as("/slow", &token));
+        // A request with an effect: a long poll would be told nothing (`streams`).
+        let late = scope.spawn(|| gateway.post_as("/slow", &token));
         upstream.await_requests(1);
         meanwhile(&gateway, &token);
         door.open();

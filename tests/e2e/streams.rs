@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -16,7 +17,7 @@ use crate::sessions::{exchanged, log_in, slide};
 use crate::support::issuer::ACCOUNTS;
 use crate::support::patience::DEADLINE;
 use crate::support::upstream::Exchange;
-use crate::support::{Admin, Connection, Gateway, Site, Upstream, bearer, now, request, until};
+use crate::support::{Admin, Connection, Gateway, Latch, Site, Upstream, bearer, now, request, until};
 
 /// How an upstream's own end of a WebSocket ended: its Close, or `None` when the connection just broke.
 type Ends = Arc<Mutex<Vec<Option<u16>>>>;
@@ -488,4 +489,36 @@ fn a_download_that_nobody_reads_is_cut() {
     cut(&gateway.admin(), json!({"kind": "subject", "issuer": ACCOUNTS, "value": "bob"}));
     until("the connections to end", || (upstream.open() == 0).then_some(()));
     opened(&gateway, 0);
+}
+
+/// What a long poll has waited for is not for whoever is out by then; the answer to a request with an effect is told,
+/// for that request may be what has ended the session.
+#[test]
+fn a_long_poll_brings_nothing_once_its_token_is_revoked() {
+    let door = Arc::new(Latch::default());
+    let waiting = Arc::clone(&door);
+    let upstream = Upstream::scripted(move |exchange| {
+        if exchange.recorded.target == "/poll" {
+            waiting.wait();
+        }
+        exchange.answer(200, &[], b"the news")
+    });
+    let site = Site::new(&upstream);
+    let gateway = site.start();
+    let (ada, bob) = (site.accounts.token_of("ada"), site.accounts.token_of("bob"));
+    let (polled, posted, others) = thread::scope(|scope| {
+        let polled = scope.spawn(|| gateway.get_as("/poll", &ada));
+        let posted = scope.spawn(|| gateway.post_as("/poll", &ada));
+        let others = scope.spawn(|| gateway.get_as("/poll", &bob));
+        upstream.await_requests(3);
+        // Longer than an answer may take that is not looked at again.
+        let begun = Instant::now();
+        until("a long wait", || (begun.elapsed() > Duration::from_millis(700)).then_some(()));
+        cut(&gateway.admin(), json!({"kind": "subject", "issuer": "accounts", "value": "ada"}));
+        door.open();
+        (polled.join().unwrap(), posted.join().unwrap(), others.join().unwrap())
+    });
+    assert_eq!((polled.status, polled.reason().as_str()), (401, "revoked_subject"));
+    assert!(!polled.text().contains("news"));
+    assert_eq!([posted.text(), others.text()], ["the news", "the news"]);
 }

@@ -18,7 +18,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 
 /// One stream's hold. Given up when dropped.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(in crate::proxy) struct Held {
     handle: Handle,
     bearer: Rc<Remembered>,
     shared: Arc<Shared>,
@@ -26,7 +26,7 @@ pub(super) struct Held {
 
 impl Held {
     /// Begins to hold. The caller asks [`Self::check`] or [`Self::ended`] next.
-    pub(super) fn new(shared: &Arc<Shared>, bearer: &Rc<Remembered>) -> Self {
+    pub(in crate::proxy) fn new(shared: &Arc<Shared>, bearer: &Rc<Remembered>) -> Self {
         let snapshot = shared.snapshot.load();
         let map = snapshot.gate.revocations();
         let handle = map.live().hold(targets(map, &bearer.verified));
@@ -38,7 +38,7 @@ impl Held {
     /// # Errors
     ///
     /// Why not.
-    pub(super) fn check(&self) -> Result<(), Denial> {
+    pub(in crate::proxy) fn check(&self) -> Result<(), Denial> {
         let (snapshot, now) = (self.shared.snapshot.load(), self.shared.clock.now());
         match snapshot.gate.still_holds(&self.bearer.verified, now) {
             Err(Unsettled::Denied(stage)) => Err(stage.denial),

@@ -15,6 +15,7 @@ mod watch;
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
+pub(super) use self::held::Held;
 pub use self::tunnel::Tunnel;
 pub(super) use self::tunnel::Upgraded;
 pub(super) use self::upgrade::Upgrade;
