@@ -146,7 +146,7 @@ impl Gateway {
             map: Arc::clone(&map),
             clock: clock.clone(),
             identities: Arc::default(),
-            replays: Arc::new(Replays::new(config.token.proofs.max, started_at)),
+            replays: Arc::new(Replays::new(config.token.proofs.max, config.token.proofs.life(), started_at)),
             ledger: Arc::default(),
         };
         let identities = build::identities(&config, &parts.identities, started_at).map_err(|error| failure(&error))?;

@@ -83,6 +83,8 @@ impl Control {
         }
         self.parts.identities.put(identities);
         self.parts.replays.set_max(snapshot.config.token.proofs.max);
+        // Before anybody is judged by it: what was used is not forgotten sooner than it is good.
+        self.parts.replays.outlive(snapshot.config.token.proofs.life(), self.shared.clock.now());
         self.shared.snapshot.store(Arc::new(snapshot));
         // Whatever was judged under the old keys and rules is judged again.
         self.parts.map.bump();

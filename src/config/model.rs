@@ -213,6 +213,14 @@ pub struct Proofs {
     pub max: usize,
 }
 
+impl Proofs {
+    /// How long after it was made a proof is honoured at most, by our clock.
+    #[must_use]
+    pub const fn life(&self) -> Duration {
+        self.max_age.saturating_add(self.clock_skew)
+    }
+}
+
 /// One place a token may be in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenPlace {

@@ -11,8 +11,9 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hasher;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
@@ -32,7 +33,10 @@ pub struct Replays {
     shards: [Mutex<Shard>; SHARDS],
     count: AtomicUsize,
     max: AtomicUsize,
-    since: Timestamp,
+    /// For how long proofs are good, at most: whatever the configuration says now, or ever said.
+    life: AtomicU64,
+    /// In milliseconds since the epoch.
+    since: AtomicI64,
     /// Drawn when it is made, so that nobody can prepare two names with one digest.
     secret: (u64, u64),
 }
@@ -56,22 +60,39 @@ struct Shard {
 }
 
 impl Replays {
-    /// Remembers nothing, and at most `max` later. `now` is when the process began.
+    /// Remembers nothing, and at most `max` later, each for `life`. `now` is when the process began.
     #[must_use]
-    pub fn new(max: usize, now: Timestamp) -> Self {
+    pub fn new(max: usize, life: Duration, now: Timestamp) -> Self {
         Self {
             shards: std::array::from_fn(|_| Mutex::default()),
             count: AtomicUsize::new(0),
             max: AtomicUsize::new(max),
-            since: now.floor_to_second(),
+            life: AtomicU64::new(whole_seconds(life)),
+            since: AtomicI64::new(now.floor_to_second().millis()),
             secret: rand::random(),
         }
     }
 
     /// From here on the proofs that were used are known: what was made earlier may have been used.
     #[must_use]
-    pub const fn since(&self) -> Timestamp {
-        self.since
+    pub fn since(&self) -> Timestamp {
+        Timestamp::from_millis(self.since.load(Ordering::Acquire))
+    }
+
+    /// Says that proofs are good for `life` from `now` on. What is remembered is remembered for as long as
+    /// that, and what is so old that it may have been forgotten is honoured no more. A shorter life changes
+    /// nothing here. To be said before anybody is judged by it.
+    pub fn outlive(&self, life: Duration, now: Timestamp) {
+        let life = whole_seconds(life);
+        let before = self.life.fetch_max(life, Ordering::AcqRel);
+        let Some(more) = life.checked_sub(before).filter(|more| *more > 0) else { return };
+        let forgotten = now.minus(Duration::from_secs(before)).plus(Duration::from_secs(1));
+        self.since.fetch_max(forgotten.millis(), Ordering::AcqRel);
+        for place in 0..SHARDS {
+            let mut shard = self.lock(place);
+            let ending = std::mem::take(&mut shard.ending);
+            shard.ending = ending.into_iter().map(|(second, names)| (second + more.cast_signed(), names)).collect();
+        }
     }
 
     /// Changes how many are remembered. Those beyond a lower number stay until they may be forgotten.
@@ -91,12 +112,12 @@ impl Replays {
         self.len() == 0
     }
 
-    /// Takes the proof `id` of `key` as used, until it is too old at `until`.
+    /// Takes the proof `id` of `key`, made at `issued`, as used for as long as it is good.
     ///
     /// # Errors
     ///
     /// [`NotNew`]; it is then not remembered once more.
-    pub fn take(&self, key: &str, id: &str, until: Timestamp, now: Timestamp) -> Result<(), NotNew> {
+    pub fn take(&self, key: &str, id: &str, issued: Timestamp, now: Timestamp) -> Result<(), NotNew> {
         let (shard, owner, name) = self.place(key, id);
         let max = self.max.load(Ordering::Relaxed);
         {
@@ -119,6 +140,8 @@ impl Replays {
         if self.len() >= max || owned >= share {
             return Err(NotNew::Full);
         }
+        // Read under the lock: whoever lengthens it comes to this shard before, or after.
+        let until = issued.plus(Duration::from_secs(self.life.load(Ordering::Acquire)));
         shard.used.insert(name);
         shard.of_keys.insert(owner, owned + 1);
         shard.ending.entry(until.secs()).or_default().push((name, owner));
@@ -177,6 +200,10 @@ impl Replays {
     }
 }
 
+fn whole_seconds(life: Duration) -> u64 {
+    life.as_secs() + u64::from(life.subsec_nanos() > 0)
+}
+
 impl std::fmt::Debug for Replays {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Replays").field("count", &self.len()).finish_non_exhaustive()
@@ -187,6 +214,7 @@ impl std::fmt::Debug for Replays {
 mod tests {
     use super::*;
 
+    const LIFE: Duration = Duration::from_secs(60);
     const NOW: Timestamp = Timestamp::from_secs(1_000);
 
     fn at(secs: i64) -> Timestamp {
@@ -195,14 +223,14 @@ mod tests {
 
     #[test]
     fn a_proof_is_new_once_for_its_key_until_it_is_too_old() {
-        let replays = Replays::new(100, NOW);
-        assert_eq!(replays.take("k1", "a", at(60), NOW), Ok(()));
+        let replays = Replays::new(100, LIFE, NOW);
+        assert_eq!(replays.take("k1", "a", NOW, NOW), Ok(()));
         for secs in [0, 30, 60] {
-            assert_eq!(replays.take("k1", "a", at(60), at(secs)), Err(NotNew::Used), "after {secs} s");
+            assert_eq!(replays.take("k1", "a", NOW, at(secs)), Err(NotNew::Used), "after {secs} s");
         }
         assert!(replays.is_used("k1", "a") && !replays.is_used("k2", "a"));
-        assert_eq!(replays.take("k2", "a", at(60), at(1)), Ok(()), "another key's is another proof");
-        assert_eq!(replays.take("k1", "b", at(90), at(2)), Ok(()));
+        assert_eq!(replays.take("k2", "a", NOW, at(1)), Ok(()), "another key's is another proof");
+        assert_eq!(replays.take("k1", "b", at(30), at(2)), Ok(()));
         assert_eq!(replays.len(), 3);
         replays.sweep(at(61));
         assert_eq!(replays.len(), 1);
@@ -211,27 +239,46 @@ mod tests {
 
     #[test]
     fn at_the_bound_nothing_is_forgotten_and_nothing_new_gets_in() {
-        let replays = Replays::new(16, NOW);
+        let replays = Replays::new(16, LIFE, NOW);
         for key in 0..8 {
             for id in ["a", "b"] {
-                assert_eq!(replays.take(&format!("k{key}"), id, at(60), NOW), Ok(()), "{key} {id}");
+                assert_eq!(replays.take(&format!("k{key}"), id, NOW, NOW), Ok(()), "{key} {id}");
             }
-            assert_eq!(replays.take(&format!("k{key}"), "c", at(60), NOW), Err(NotNew::Full), "an eighth for each");
+            assert_eq!(replays.take(&format!("k{key}"), "c", NOW, NOW), Err(NotNew::Full), "an eighth for each");
         }
-        assert_eq!(replays.take("k9", "a", at(60), at(60)), Err(NotNew::Full));
-        assert_eq!(replays.take("k1", "a", at(60), at(60)), Err(NotNew::Used));
-        assert_eq!(replays.take("k9", "a", at(120), at(61)), Ok(()), "there is room once they are too old");
+        assert_eq!(replays.take("k9", "a", NOW, at(60)), Err(NotNew::Full));
+        assert_eq!(replays.take("k1", "a", NOW, at(60)), Err(NotNew::Used));
+        assert_eq!(replays.take("k9", "a", at(60), at(61)), Ok(()), "there is room once they are too old");
         replays.sweep(at(61));
         assert_eq!(replays.len(), 1);
         replays.set_max(0);
-        assert_eq!(replays.take("k9", "b", at(120), at(61)), Err(NotNew::Full));
+        assert_eq!(replays.take("k9", "b", at(60), at(61)), Err(NotNew::Full));
+    }
+
+    #[test]
+    fn proofs_that_become_good_for_longer_are_remembered_for_longer() {
+        let replays = Replays::new(100, LIFE, Timestamp::MIN);
+        assert_eq!(replays.take("k1", "a", NOW, NOW), Ok(()));
+        replays.outlive(10 * LIFE, at(50));
+        // What may have been forgotten by then is not honoured, and everything later is known.
+        assert_eq!(replays.since(), at(-9));
+        for secs in [61, 300, 600] {
+            replays.sweep(at(secs));
+            assert_eq!(replays.take("k1", "a", NOW, at(secs)), Err(NotNew::Used), "after {secs} s");
+        }
+        // Shorter again: whoever was admitted by the longer life is still remembered.
+        replays.outlive(LIFE, at(601));
+        assert_eq!(replays.take("k1", "b", at(601), at(601)), Ok(()));
+        assert_eq!((replays.since(), replays.take("k1", "b", at(601), at(900))), (at(-9), Err(NotNew::Used)));
+        replays.sweep(at(1202));
+        assert_eq!(replays.len(), 0);
     }
 
     #[test]
     fn of_many_at_once_one_is_first() {
-        let replays = Replays::new(1_000, NOW);
+        let replays = Replays::new(1_000, LIFE, NOW);
         let first: usize = std::thread::scope(|scope| {
-            let ask = || (0..100).filter(|id| replays.take("k", &id.to_string(), at(60), NOW).is_ok()).count();
+            let ask = || (0..100).filter(|id| replays.take("k", &id.to_string(), NOW, NOW).is_ok()).count();
             let all: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
             all.into_iter().map(|it| it.join().unwrap()).sum()
         });

@@ -134,7 +134,7 @@ impl Default for Senders {
             algorithms: Self::ALGORITHMS.to_vec(),
             proof_max_age: Duration::from_secs(60),
             clock_skew: Duration::from_secs(5),
-            replays: Arc::new(Replays::new(REPLAYS_MAX, Timestamp::MIN)),
+            replays: Arc::new(Replays::new(REPLAYS_MAX, Duration::from_secs(65), Timestamp::MIN)),
             demanded: Vec::new(),
         }
     }
@@ -146,7 +146,7 @@ impl Default for Senders {
 struct Unspent {
     key: String,
     id: String,
-    until: Timestamp,
+    issued: Timestamp,
 }
 
 impl Gate {
@@ -177,7 +177,7 @@ impl Gate {
     }
 
     fn spend(&self, proof: &Unspent, now: Timestamp) -> Result<(), Denial> {
-        self.senders().replays.take(&proof.key, &proof.id, proof.until, now).map_err(|not_new| match not_new {
+        self.senders().replays.take(&proof.key, &proof.id, proof.issued, now).map_err(|not_new| match not_new {
             NotNew::Used => Denial::InvalidProof(ProofFault::Used),
             NotNew::Full => Denial::ProofsExhausted,
         })
@@ -258,7 +258,7 @@ impl Gate {
         if !key.verify(proof.signing_input.as_bytes(), &proof.signature) {
             return Err(ProofFault::Signature);
         }
-        Ok(Unspent { key: key.thumbprint().to_owned(), id: proof.id, until })
+        Ok(Unspent { key: key.thumbprint().to_owned(), id: proof.id, issued: proof.issued })
     }
 
     /// Whether a token of the issuer at `index` is bound as all of that issuer's must be.

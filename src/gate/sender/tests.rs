@@ -257,7 +257,9 @@ fn asking_what_would_be_decided_uses_no_proof_up() {
 
 #[test]
 fn what_was_made_before_the_process_began_may_have_been_used() {
-    let world = world_with(|it| it.replays = Arc::new(Replays::new(10, NOW.plus(Duration::from_millis(900)))));
+    let world = world_with(|it| {
+        it.replays = Arc::new(Replays::new(10, Duration::from_secs(65), NOW.plus(Duration::from_millis(900))))
+    });
     let client = Client::new();
     let token = world.token(json!({"jkt": client.thumbprint()}));
     for (iat, expected) in [(-1, Err(Denial::InvalidProof(ProofFault::Age))), (0, Ok(()))] {
@@ -268,7 +270,7 @@ fn what_was_made_before_the_process_began_may_have_been_used() {
 
 #[test]
 fn when_no_more_proofs_can_be_remembered_none_is_taken() {
-    let world = world_with(|it| it.replays = Arc::new(Replays::new(1, Timestamp::MIN)));
+    let world = world_with(|it| it.replays = Arc::new(Replays::new(1, Duration::from_secs(65), Timestamp::MIN)));
     let client = Client::new();
     let token = world.token(json!({"jkt": client.thumbprint()}));
     let proof = || client.proof(&token, json!({}), json!({}));
