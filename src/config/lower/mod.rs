@@ -3,15 +3,18 @@
 //! Every part is lowered whatever is wrong with the others: what cannot be understood is reported and
 //! stands as an empty value, which nobody sees, because a file with an error has no [`Config`].
 
+mod admin;
 mod credential;
 mod edge;
 mod identity;
 mod issuer;
+mod limits;
 mod place;
 mod route;
 mod secret;
 mod session;
 mod tls;
+mod token;
 mod upstream;
 
 use std::ops::RangeInclusive;

@@ -1,0 +1,62 @@
+//! What clients may send, how long they may take, and what the end takes.
+
+use std::time::Duration;
+
+use super::{DAY, Lower, MILLISECOND, Place};
+use crate::config::model::{Limits, Shutdown};
+use crate::config::raw;
+
+impl Lower<'_, '_> {
+    pub(super) fn limits(&mut self, raw: Option<&raw::Limits>, place: &Place<'_>) -> Limits {
+        let raw = raw.unwrap_or(&raw::Limits {
+            header_bytes: None,
+            header_count: None,
+            uri_bytes: None,
+            header_timeout: None,
+            body_timeout: None,
+            write_timeout: None,
+            handshake_timeout: None,
+            handshakes_per_worker: None,
+            tunnel_idle_timeout: None,
+            connections_per_worker: None,
+        });
+        let count = |number: Option<u64>| usize::try_from(number.unwrap_or(0)).unwrap_or(usize::MAX);
+        // Below 8 KiB the HTTP parser's own buffer is the bound.
+        let header_bytes = self.size(raw.header_bytes.as_ref(), &place.key("header_bytes"), 8 << 10..=1 << 20);
+        let at = place.key("uri_bytes");
+        let uri_bytes = self.size(raw.uri_bytes.as_ref(), &at, 256..=1 << 20);
+        if header_bytes > 0 && uri_bytes > header_bytes {
+            self.error(&at, "no request head could hold such a target", "at most `limits.header_bytes`");
+        }
+        let wait = MILLISECOND..=DAY;
+        Limits {
+            header_bytes: usize::try_from(header_bytes).unwrap_or(usize::MAX),
+            header_count: count(raw.header_count),
+            uri_bytes: usize::try_from(uri_bytes).unwrap_or(usize::MAX),
+            header_timeout: self.duration(raw.header_timeout.as_ref(), &place.key("header_timeout"), wait.clone()),
+            body_timeout: self.duration(raw.body_timeout.as_ref(), &place.key("body_timeout"), wait.clone()),
+            write_timeout: self.duration(raw.write_timeout.as_ref(), &place.key("write_timeout"), wait.clone()),
+            handshake_timeout: self.duration(
+                raw.handshake_timeout.as_ref(),
+                &place.key("handshake_timeout"),
+                wait.clone(),
+            ),
+            handshakes_per_worker: count(raw.handshakes_per_worker),
+            tunnel_idle_timeout: self.duration(
+                raw.tunnel_idle_timeout.as_ref(),
+                &place.key("tunnel_idle_timeout"),
+                wait,
+            ),
+            connections_per_worker: count(raw.connections_per_worker),
+        }
+    }
+
+    pub(super) fn shutdown(&mut self, raw: Option<&raw::Shutdown>, place: &Place<'_>) -> Shutdown {
+        let drain_delay = raw.and_then(|raw| raw.drain_delay.as_ref());
+        let drain_timeout = raw.and_then(|raw| raw.drain_timeout.as_ref());
+        Shutdown {
+            drain_delay: self.duration(drain_delay, &place.key("drain_delay"), Duration::ZERO..=DAY),
+            drain_timeout: self.duration(drain_timeout, &place.key("drain_timeout"), Duration::ZERO..=DAY),
+        }
+    }
+}

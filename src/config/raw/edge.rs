@@ -1,0 +1,171 @@
+//! Where the gateway meets the outside: listeners, limits, the control plane, logs, shutdown, state.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{Duration, Either, Secret, Size};
+
+/// One traffic listener.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Listener {
+    /// Address and port; port 0 takes a free one.
+    #[schemars(with = "String", extend("examples" = ["0.0.0.0:8080", "[::]:8080"]))]
+    pub(in crate::config) address: Option<String>,
+    /// TLS 1.2 and 1.3. Absent: in clear.
+    pub(in crate::config) tls: Option<ListenerTls>,
+}
+
+/// TLS on a listener. The files are read again at a reload.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct ListenerTls {
+    /// The PEM certificate, followed by those between it and its authority.
+    #[schemars(with = "String", length(min = 1))]
+    pub(in crate::config) certificate: Option<String>,
+    /// Its PEM private key, not encrypted.
+    #[schemars(with = "String", length(min = 1))]
+    pub(in crate::config) key: Option<String>,
+    /// PEM authorities that vouch for clients. Absent: clients are asked for no certificate.
+    #[schemars(length(min = 1))]
+    pub(in crate::config) client_ca: Option<String>,
+    /// With `client_ca`: whether a client must have a certificate. Absent: `optional`.
+    pub(in crate::config) client_auth: Option<ClientAuth>,
+}
+
+/// Whether a client may come without a certificate. One that cannot be verified is always refused.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::config) enum ClientAuth {
+    Optional,
+    Required,
+}
+
+/// Bounds on what clients may send and how long they may take.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Limits {
+    /// A request head.
+    #[schemars(extend("default" = "32KiB"))]
+    pub(in crate::config) header_bytes: Option<Size>,
+    /// Fields of a request head.
+    #[schemars(range(min = 8, max = 1000), extend("default" = 100))]
+    pub(in crate::config) header_count: Option<u64>,
+    /// A request target.
+    #[schemars(extend("default" = "8KiB"))]
+    pub(in crate::config) uri_bytes: Option<Size>,
+    /// How long a request head may take, and a connection may stay idle between requests.
+    #[schemars(extend("default" = "10s"))]
+    pub(in crate::config) header_timeout: Option<Duration>,
+    /// How long a silence within a request body may be.
+    #[schemars(extend("default" = "30s"))]
+    pub(in crate::config) body_timeout: Option<Duration>,
+    /// How long a client may take to read any part of an answer.
+    #[schemars(extend("default" = "30s"))]
+    pub(in crate::config) write_timeout: Option<Duration>,
+    /// How long a TLS handshake may take, waiting for its turn included.
+    #[schemars(extend("default" = "10s"))]
+    pub(in crate::config) handshake_timeout: Option<Duration>,
+    /// TLS handshakes of each worker at once; others wait for their turn.
+    #[schemars(range(min = 1, max = 1_000_000), extend("default" = 1000))]
+    pub(in crate::config) handshakes_per_worker: Option<u64>,
+    /// How long a tunnel may be silent: a WebSocket connection, or another upgrade.
+    #[schemars(extend("default" = "10m"))]
+    pub(in crate::config) tunnel_idle_timeout: Option<Duration>,
+    /// Open client connections of each worker.
+    #[schemars(range(min = 1, max = 1_000_000), extend("default" = 10_000))]
+    pub(in crate::config) connections_per_worker: Option<u64>,
+}
+
+/// What happens on SIGTERM.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Shutdown {
+    /// How long `/readyz` says 503 before the listeners close.
+    #[schemars(extend("default" = "0s"))]
+    pub(in crate::config) drain_delay: Option<Duration>,
+    /// How long running requests may take after that.
+    #[schemars(extend("default" = "30s"))]
+    pub(in crate::config) drain_timeout: Option<Duration>,
+}
+
+/// The control plane.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Admin {
+    /// Address and port, or `unix:` and a path.
+    #[schemars(extend("default" = "127.0.0.1:9901", "examples" = ["unix:/run/portcullis/admin.sock"]))]
+    pub(in crate::config) address: Option<String>,
+    /// Who may use it. May be empty on a Unix socket only, which then trusts whoever may open it.
+    #[schemars(extend("default" = []))]
+    pub(in crate::config) tokens: Option<Vec<AdminToken>>,
+    /// Where audit lines go.
+    #[schemars(extend("default" = "stdout"))]
+    pub(in crate::config) audit_log: Option<Either<LogWord, LogFile>>,
+}
+
+/// One admin credential.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct AdminToken {
+    /// The name in audit lines.
+    #[schemars(with = "String", length(min = 1))]
+    pub(in crate::config) name: Option<String>,
+    /// What it may do.
+    #[schemars(with = "Role")]
+    pub(in crate::config) role: Option<Role>,
+    /// The bearer secret.
+    #[schemars(with = "Secret")]
+    pub(in crate::config) secret: Option<Secret>,
+}
+
+/// What an admin credential may do: read, or read and change.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::config) enum Role {
+    Viewer,
+    Operator,
+}
+
+/// `stdout`, or `off`.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::config) enum LogWord {
+    Stdout,
+    Off,
+}
+
+/// A file that lines are appended to.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct LogFile {
+    /// The file; its folder must be there.
+    #[schemars(with = "String", length(min = 1))]
+    pub(in crate::config) file: Option<String>,
+}
+
+/// Where revocations survive.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Revocation {
+    /// The store.
+    #[schemars(extend("default" = { "path": "data" }))]
+    pub(in crate::config) store: Option<Store>,
+    /// How often what has lapsed is swept out.
+    #[schemars(extend("default" = "60s"))]
+    pub(in crate::config) sweep_interval: Option<Duration>,
+    /// Revocations held at most; beyond it new ones are refused, never old ones dropped.
+    #[schemars(range(min = 1), extend("default" = 20_000_000))]
+    pub(in crate::config) max_entries: Option<u64>,
+}
+
+/// The store: exactly one of the two.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Store {
+    /// A folder for the database; made on first start.
+    #[schemars(length(min = 1))]
+    pub(in crate::config) path: Option<String>,
+    /// `true`: nothing survives the process.
+    pub(in crate::config) memory: Option<bool>,
+}

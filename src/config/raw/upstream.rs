@@ -1,0 +1,27 @@
+//! Where requests go.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::Duration;
+
+/// A group of servers that do the same work.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Upstream {
+    /// `http://host:port` of each; the one with the fewest running requests is chosen.
+    #[schemars(with = "Vec<String>", length(min = 1), inner(length(min = 1)))]
+    pub(in crate::config) servers: Option<Vec<String>>,
+    /// How long a connection may take to be made.
+    #[schemars(extend("default" = "5s"))]
+    pub(in crate::config) connect_timeout: Option<Duration>,
+    /// How long the response head may take, and how long a silence within the response body may be.
+    #[schemars(extend("default" = "60s"))]
+    pub(in crate::config) response_timeout: Option<Duration>,
+    /// How long an idle connection is kept.
+    #[schemars(extend("default" = "30s"))]
+    pub(in crate::config) idle_timeout: Option<Duration>,
+    /// Idle connections kept per worker and server.
+    #[schemars(range(max = 65535), extend("default" = 64))]
+    pub(in crate::config) max_idle: Option<u64>,
+}
