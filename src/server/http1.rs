@@ -1,0 +1,115 @@
+//! The requests of an HTTP/1.1 connection, one after the other, and the tunnel it may become.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use http::Request;
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::connection::Door;
+use super::ending::HeadTimer;
+use super::guard::{Framing, Guarded, Violation, Watch};
+use crate::alarm::Alarm;
+use crate::config::Limits;
+use crate::proxy::{Handover, Peer, Refusal, serve};
+
+/// Serves the requests that come on a stream until it ends.
+pub(super) async fn exchanges<S>(stream: S, peer: Peer, door: &Door)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let worker = Rc::clone(&door.worker);
+    let limits = worker.local().snapshot.config.limits.clone();
+    let watch = Rc::new(RefCell::new(Watch::new(limits.uri_bytes)));
+    let io = TokioIo::new(Guarded::new(stream, Rc::clone(&watch), limits.write_timeout));
+    let peer = Rc::new(peer);
+    let handover = Rc::<Handover>::default();
+    let service = {
+        let (watch, handover) = (Rc::clone(&watch), Rc::clone(&handover));
+        service_fn(move |request| {
+            let violation = watch.borrow_mut().head_read(framing(&request));
+            serve(Rc::clone(&worker), Rc::clone(&peer), Rc::clone(&handover), violation.map(refusal), request)
+        })
+    };
+    let head = HeadTimer::new();
+    let mut late = Alarm::new(limits.header_timeout);
+    let mut connection = builder(&limits, head.clone()).serve_connection(io, service);
+    let mut listener = door.ending.listener();
+    let mut leaving = false;
+    let served = poll_fn(|cx| {
+        if !leaving && listener.hears(cx) {
+            leaving = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        if handover.is_cut() {
+            return Poll::Ready(Err(Ended::Dishonoured));
+        }
+        if let Poll::Ready(served) = Pin::new(&mut connection).poll(cx) {
+            return Poll::Ready(served.map_err(Ended::Hyper));
+        }
+        late.set(head.due());
+        late.poll_due(cx).map(|()| Err(Ended::HeadTooLate))
+    })
+    .await;
+    match (served, handover.take_tunnel()) {
+        (Err(error), _) => tracing::debug!(%error, "a client connection ended early"),
+        (Ok(()), Some(tunnel)) if !watch.borrow().is_cut_short() => {
+            let parts = connection.into_parts();
+            let leaving = poll_fn(|cx| if listener.hears(cx) { Poll::Ready(()) } else { Poll::Pending });
+            // In a box: it is rare, and must not make every connection's task larger.
+            let stream = parts.io.into_inner().into_inner();
+            Box::pin(tunnel.run(stream, &parts.read_buf, leaving)).await;
+        }
+        (Ok(()), _) => {}
+    }
+}
+
+/// Why a connection ended early.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("the token of its request is no longer honoured")]
+    Dishonoured,
+    #[error("no request head came in time")]
+    HeadTooLate,
+    #[error(transparent)]
+    Hyper(hyper::Error),
+}
+
+fn builder(limits: &Limits, head: HeadTimer) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(head)
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(limits.header_bytes.max(8192))
+        .max_header_size(limits.header_bytes);
+    // The parser's own default lies on the stack; another number costs an allocation a request.
+    if limits.header_count != 100 {
+        builder.max_headers(limits.header_count);
+    }
+    builder
+}
+
+/// What follows the head of `request`, as hyper has understood it.
+fn framing(request: &Request<Incoming>) -> Framing {
+    request.body().size_hint().exact().map_or(Framing::Chunked, |length| match length {
+        0 => Framing::Nothing,
+        length => Framing::Length(length),
+    })
+}
+
+const fn refusal(violation: Violation) -> Refusal {
+    match violation {
+        Violation::BareLineFeed => Refusal::BadRequest("a line of the head ends without CR"),
+        Violation::Fragment => Refusal::BadRequest("the request target has a fragment"),
+        Violation::TwoFramings => Refusal::BadRequest("the head frames the body twice"),
+        Violation::TargetTooLong => Refusal::UriTooLong,
+    }
+}
