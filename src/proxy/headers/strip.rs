@@ -1,0 +1,285 @@
+//! What is removed from a head: what ends here, what misleads, and what the gateway alone may say.
+
+use http::header::{Entry, OccupiedEntry};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use super::{TRACEPARENT, TRACESTATE};
+use crate::config::{Identity, TokenPlace};
+use crate::proxy::sender::DPOP;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Fields that end at the gateway in both directions. Their places are the bits of [`HopByHop`].
+static HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::UPGRADE,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+];
+const CONNECTION: usize = 0;
+const TRANSFER_ENCODING: usize = 1;
+
+/// Fields by which a proxy says whom it speaks for; believed from trusted proxies only.
+const FORWARDING: [&str; 7] = [
+    "client-cert",
+    "client-cert-chain",
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+];
+
+/// Fields with which a client could make an upstream see another request than the one judged, or another
+/// user: what oauth2-proxy passes by default, for which many an upstream looks unasked. The last five are
+/// the gateway's own words to clients and from login services.
+const MISLEADING: [&str; 18] = [
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-server",
+    "x-forwarded-uri",
+    "x-forwarded-method",
+    "x-original-url",
+    "x-original-uri",
+    "x-rewrite-url",
+    "x-http-method-override",
+    "x-forwarded-user",
+    "x-forwarded-email",
+    "x-forwarded-groups",
+    "x-forwarded-preferred-username",
+    "x-session-token",
+    "x-session-expires",
+    "x-session-refresh",
+    "x-session-grant",
+    "x-auth-request-account",
+];
+
+/// Removes what must not reach an upstream. Built once for a configuration.
+#[derive(Debug)]
+pub(in crate::proxy) struct Cleaner {
+    /// First bytes of names that need a closer look, so that most are passed over at once.
+    suspect: [bool; 256],
+    /// Names never let through.
+    refused: Names,
+    /// Names let through from trusted proxies in their exact spelling.
+    forwarding: Names,
+}
+
+/// Folded names, in order.
+#[derive(Debug)]
+struct Names(Vec<Vec<u8>>);
+
+impl Names {
+    fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut folded: Vec<Vec<u8>> = names.into_iter().map(|name| fold(name).collect()).collect();
+        folded.sort_unstable();
+        Self(folded)
+    }
+
+    /// Whether it has `name`, in whatever spelling.
+    fn has(&self, name: &str) -> bool {
+        self.0.binary_search_by(|known| known.iter().copied().cmp(fold(name))).is_ok()
+    }
+}
+
+/// A name as the sloppiest upstream reads it: letters and digits alone (`X_User_Id` is `X-User-Id` to
+/// whoever turns names into environment variables).
+fn fold(name: &str) -> impl Iterator<Item = u8> {
+    name.bytes().filter(u8::is_ascii_alphanumeric).map(|byte| byte.to_ascii_lowercase())
+}
+
+/// Which fields that the gateway adds to are left after a cleaning: what is not there need not be looked
+/// for when its own are put in.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::proxy) struct Kept {
+    /// Some of [`FORWARDING`].
+    pub(super) forwarding: bool,
+    pub(super) via: bool,
+    /// `traceparent` or `tracestate`.
+    pub(super) trace: bool,
+    /// `DPoP`.
+    pub(in crate::proxy) proof: bool,
+}
+
+impl Cleaner {
+    /// A cleaner that knows every identity header any of `mappings` may set.
+    #[must_use]
+    pub(in crate::proxy) fn new<'a>(mappings: impl IntoIterator<Item = &'a Identity>) -> Self {
+        let identity = mappings.into_iter().flat_map(|mapping| {
+            mapping.headers.iter().map(|(name, _)| name).chain(&mapping.account).map(HeaderName::as_str)
+        });
+        let refused = Names::new(identity.chain(MISLEADING));
+        let forwarding = Names::new(FORWARDING);
+        let known = refused.0.iter().chain(&forwarding.0).filter_map(|name| name.first().copied());
+        // `DPoP`, `Via`, `traceparent` and `tracestate` are looked for as well.
+        let hop = HOP_BY_HOP.iter().filter_map(|name| name.as_str().bytes().next());
+        let mut suspect = [false; 256];
+        for first in known.chain(hop).chain(*b"dvt") {
+            suspect[usize::from(first)] = true;
+        }
+        for other in 0..=255_u8 {
+            suspect[usize::from(other)] |= !other.is_ascii_alphanumeric();
+        }
+        Self { suspect, refused, forwarding }
+    }
+
+    /// Removes hop-by-hop fields, what `Connection` names (but not `Host`: no upstream is asked without
+    /// it), identity fields in every spelling, and forwarding fields unless the peer is `trusted`.
+    pub(in crate::proxy) fn clean(&self, headers: &mut HeaderMap, trusted: bool) -> Kept {
+        let mut kept = Kept::default();
+        let mut hop = HopByHop::default();
+        let mut gone = Vec::new();
+        for name in headers.keys() {
+            let Some(first) = name.as_str().as_bytes().first() else { continue };
+            if !self.suspect[usize::from(*first)] || hop.notes(name) {
+                continue;
+            }
+            let forwarding = self.forwarding.has(name.as_str());
+            if self.refused.has(name.as_str()) || forwarding && !(trusted && FORWARDING.contains(&name.as_str())) {
+                gone.push(name.clone());
+                continue;
+            }
+            kept.forwarding |= forwarding;
+            kept.proof |= *name == DPOP;
+            kept.via |= *name == header::VIA;
+            kept.trace |= *name == TRACEPARENT || *name == TRACESTATE;
+        }
+        for name in gone {
+            headers.remove(name);
+        }
+        hop.remove(headers);
+        kept
+    }
+}
+
+/// The hop-by-hop fields that a head has (RFC 9110 §7.6.1), found while its names are gone through.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::proxy) struct HopByHop {
+    /// A bit for each of [`HOP_BY_HOP`].
+    found: u16,
+}
+
+impl HopByHop {
+    /// Those of `headers`.
+    pub(in crate::proxy) fn of(headers: &HeaderMap) -> Self {
+        let mut found = Self::default();
+        for name in headers.keys() {
+            found.notes(name);
+        }
+        found
+    }
+
+    /// Takes note of `name` if it is one of them.
+    fn notes(&mut self, name: &HeaderName) -> bool {
+        let place = match *name {
+            header::CONNECTION => CONNECTION,
+            header::TRANSFER_ENCODING => TRANSFER_ENCODING,
+            header::PROXY_AUTHENTICATE => 2,
+            header::PROXY_AUTHORIZATION => 3,
+            header::TE => 4,
+            header::TRAILER => 5,
+            header::UPGRADE => 6,
+            _ if *name == KEEP_ALIVE => 7,
+            _ if *name == PROXY_CONNECTION => 8,
+            _ => return false,
+        };
+        self.found |= 1 << place;
+        true
+    }
+
+    /// Whether `Transfer-Encoding` is one of them.
+    pub(in crate::proxy) const fn has_transfer_encoding(self) -> bool {
+        self.found & 1 << TRANSFER_ENCODING != 0
+    }
+
+    /// Removes them, and what `Connection` names.
+    pub(in crate::proxy) fn remove(self, headers: &mut HeaderMap) {
+        let mut left = self.found;
+        if left & 1 << CONNECTION != 0 {
+            left &= !(1 << CONNECTION);
+            let Entry::Occupied(field) = headers.entry(header::CONNECTION) else { return };
+            let named = connection_options(&field);
+            field.remove();
+            for name in named {
+                headers.remove(name);
+            }
+        }
+        while left != 0 {
+            if let Some(name) = HOP_BY_HOP.get(left.trailing_zeros() as usize) {
+                headers.remove(name);
+            }
+            left &= left - 1;
+        }
+    }
+}
+
+/// The field names that `Connection` lists (RFC 9110 §7.6.1), besides those that go or stay anyway.
+fn connection_options(field: &OccupiedEntry<'_, HeaderValue>) -> Vec<HeaderName> {
+    let mut values = field.iter();
+    if let (Some(only), None) = (values.next(), values.next())
+        && (only == "keep-alive" || only == "close")
+    {
+        // What nearly every server says.
+        return Vec::new();
+    }
+    let options = field.iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let named = options.map(<[u8]>::trim_ascii).filter(|option| {
+        let is = |known: &&str| option.eq_ignore_ascii_case(known.as_bytes());
+        !["keep-alive", "close", "upgrade", "host"].iter().any(is)
+    });
+    named.filter_map(|option| HeaderName::from_bytes(option).ok()).collect()
+}
+
+/// Removes the token that is in `place`, and leaves the rest of that field: of cookies the others, of
+/// `Authorization` another scheme.
+pub(in crate::proxy) fn remove_token(headers: &mut HeaderMap, place: &TokenPlace) {
+    match place {
+        TokenPlace::Header(header::AUTHORIZATION) => {
+            let Entry::Occupied(field) = headers.entry(header::AUTHORIZATION) else { return };
+            let is = |scheme: &[u8]| {
+                field.get().as_bytes().get(..scheme.len()).is_some_and(|it| it.eq_ignore_ascii_case(scheme))
+            };
+            if is(b"bearer ") || is(b"dpop ") {
+                field.remove();
+            }
+        }
+        TokenPlace::Header(name) => {
+            headers.remove(name);
+        }
+        TokenPlace::Cookie(name) => remove_cookie(headers, name),
+    }
+}
+
+/// Removes every cookie called `name`.
+pub(in crate::proxy) fn remove_cookie(headers: &mut HeaderMap, name: &str) {
+    let names_it = |pair: &[u8]| {
+        let pair = pair.trim_ascii();
+        let end = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
+        pair[..end].trim_ascii() == name.as_bytes()
+    };
+    let mut pairs = headers.get_all(header::COOKIE).iter().flat_map(|it| it.as_bytes().split(|byte| *byte == b';'));
+    if !pairs.any(names_it) {
+        return;
+    }
+    let fields: Vec<_> = headers.get_all(header::COOKIE).iter().cloned().collect();
+    headers.remove(header::COOKIE);
+    for field in fields {
+        let kept: Vec<_> = field
+            .as_bytes()
+            .split(|byte| *byte == b';')
+            .filter(|pair| !names_it(pair) && !pair.trim_ascii().is_empty())
+            .map(<[u8]>::trim_ascii)
+            .collect();
+        if !kept.is_empty()
+            && let Ok(value) = HeaderValue::from_bytes(&kept.join(&b"; "[..]))
+        {
+            headers.append(header::COOKIE, value);
+        }
+    }
+}
