@@ -75,10 +75,12 @@ pub(super) enum BuildError {
         source: TrustError,
     },
     /// A listener's certificate is no good.
-    #[error("the certificate of listener {listener} cannot be used")]
+    #[error("the certificate {}of listener {listener} cannot be used", nth(*.certificate))]
     Certificate {
         /// Where it listens.
         listener: String,
+        /// Which of several, counted from one.
+        certificate: Option<usize>,
         /// Why.
         #[source]
         source: CertificateError,
@@ -104,6 +106,10 @@ impl BuildError {
     }
 }
 
+fn nth(certificate: Option<usize>) -> String {
+    certificate.map_or_else(String::new, |place| format!("no. {place} "))
+}
+
 /// Judges the keys of every issuer, without putting anything into force.
 ///
 /// # Errors
@@ -126,8 +132,11 @@ pub(super) fn identities(
     in_force: &Identities,
     now: Timestamp,
 ) -> Result<Vec<Option<Arc<Identity>>>, BuildError> {
-    let prepared = in_force.prepare(&config.listeners, now);
-    prepared.map_err(|(listener, source)| BuildError::Certificate { listener, source })
+    in_force.prepare(&config.listeners, now).map_err(|unusable| BuildError::Certificate {
+        listener: unusable.listener,
+        certificate: unusable.certificate,
+        source: unusable.error,
+    })
 }
 
 /// Builds a generation. What of `before` has not changed is taken over, so that sessions under way keep

@@ -172,11 +172,12 @@ impl Gateway for Control {
                 self.parts.metrics.keys(&published.issuer().name).set_age(now.since(fetched));
             }
         }
-        for (identity, listener) in self.parts.identities.all().iter().zip(&self.listeners) {
-            if let Some(identity) = identity {
-                self.parts.metrics.certificate(listener).set_remaining(identity.expires().since(now));
-            }
-        }
+        let identities = self.parts.identities.all();
+        let shown = identities.iter().zip(&self.listeners).flat_map(|(identity, listener)| {
+            let certificates = identity.iter().flat_map(|identity| identity.certificates());
+            certificates.map(move |it| (listener.as_str(), it.name(), it.expires().since(now)))
+        });
+        self.parts.metrics.set_certificates(shown);
     }
 
     fn subject_credentials(&self, issuer_url: &str) -> Option<Arc<subject::Credentials>> {

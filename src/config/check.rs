@@ -310,13 +310,13 @@ impl<'a> Check<'a> {
             self.findings.error(node.span.clone(), message, label).help("a secret is never in the configuration");
             return;
         }
+        let words = words_of(alternatives);
+        let fits = |text: &str| words.is_empty() || words.contains(&text);
         let label = match (node.scalar(), &node.kind) {
             (Some(Scalar::Integer(number)), _) if named("Duration") => {
                 format!("a bare number has no unit: write `{number}s`, `{number}ms`, …")
             }
-            (Some(Scalar::Integer(number) | Scalar::Float(number)), _)
-                if is("string") && words_of(alternatives).is_empty() =>
-            {
+            (Some(Scalar::Integer(number) | Scalar::Float(number)), _) if is("string") && fits(&number.to_string()) => {
                 format!("a number where text is wanted: write \"{number}\"")
             }
             (Some(Scalar::Bool(value)), _) if is("string") && words_of(alternatives).is_empty() => {

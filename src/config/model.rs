@@ -1,5 +1,7 @@
 //! What a configuration is once it is checked: values that are right by construction.
 
+mod tls;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,6 +9,7 @@ use std::time::Duration;
 use http::{HeaderName, Method};
 use ipnet::IpNet;
 
+pub use self::tls::{ClientAuth, ListenerCertificate, ListenerTls, TlsVersion};
 use crate::gate::{Constraint, Requirement};
 use crate::keys::subject::Terms;
 use crate::keys::{Publication, Schedule};
@@ -53,26 +56,6 @@ pub struct Listener {
     pub address: SocketAddr,
     /// How it protects its connections; `None`: in clear.
     pub tls: Option<ListenerTls>,
-}
-
-/// TLS on a listener; the texts are read when the config is loaded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListenerTls {
-    /// The PEM text of its certificate and those between it and its authority.
-    pub certificate: String,
-    /// The PEM text of its private key.
-    pub key: Secret,
-    /// The PEM text of the authorities that vouch for clients, and whether they must.
-    pub clients: Option<(String, ClientAuth)>,
-}
-
-/// Whether a client may come without a certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientAuth {
-    /// It may.
-    Optional,
-    /// It may not.
-    Required,
 }
 
 /// Where the control plane listens.

@@ -27,6 +27,8 @@ pub enum Refusal {
     BadRequest(&'static str),
     /// Its path has none.
     BadPath(PathError),
+    /// Its host is not one that the certificate of its connection is for.
+    Misdirected,
     /// Its method is known and not served here; the ones that are.
     MethodNotAllowed(&'static str),
     /// Its method is not known.
@@ -85,6 +87,7 @@ impl Refusal {
             Self::LoginRefused(_) => StatusCode::FORBIDDEN,
             Self::NoToken(refusal) => refusal.status(),
             Self::BadRequest(_) | Self::BadPath(_) | Self::BodyBroken => StatusCode::BAD_REQUEST,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::MethodNotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
@@ -107,6 +110,7 @@ impl Refusal {
             Self::NoToken(refusal) => refusal.reason(),
             Self::BadRequest(_) => "bad_request",
             Self::BadPath(_) => "bad_path",
+            Self::Misdirected => "misdirected",
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::MethodNotImplemented => "method_not_implemented",
             Self::UriTooLong => "uri_too_long",
@@ -139,6 +143,7 @@ impl Refusal {
             Self::Denied(_)
             | Self::LoginRefused(_)
             | Self::NoToken(_)
+            | Self::Misdirected
             | Self::MethodNotAllowed(_)
             | Self::MethodNotImplemented
             | Self::NoRoute
@@ -163,6 +168,7 @@ impl Refusal {
             Self::BadPath(PathError::NotAbsolute) => "the request target is not a path",
             Self::BadPath(PathError::BrokenEscape) => "the path has a broken percent-escape",
             Self::BadPath(PathError::Ambiguous) => "the path has a byte that servers read differently",
+            Self::Misdirected => "this host is served on other connections",
             Self::MethodNotAllowed(_) => "the method is not allowed here",
             Self::MethodNotImplemented => "the method is not known",
             Self::UriTooLong => "the request target is too long",

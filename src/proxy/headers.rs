@@ -12,7 +12,7 @@ mod tests;
 
 use http::HeaderName;
 
-pub use self::peer::Peer;
+pub use self::peer::{Coverage, Peer};
 pub(super) use self::set::{identity, request_id, set_forwarding, spell_length};
 pub(super) use self::strip::{Cleaner, HopByHop, Kept, remove_cookie, remove_token};
 

@@ -41,7 +41,7 @@ use self::body::{BodyFailure, RequestBody};
 use self::ending::Leaving;
 pub use self::explain::explain;
 use self::headers::HopByHop;
-pub use self::headers::Peer;
+pub use self::headers::{Coverage, Peer};
 pub use self::need::{Supplied, Supplier, settle};
 use self::opening::Login;
 pub use self::path::PathError;
@@ -117,6 +117,9 @@ async fn pass(
     let mut target = target::read(&head.method, &head.uri, head.version, &head.headers)?;
     if snapshot.access_log.enabled() {
         record.target = Some(Box::new((target.host.clone().into_owned(), target.path.forwarded.clone().into_owned())));
+    }
+    if !peer.may_ask(&target.host) {
+        return Err(Refusal::Misdirected);
     }
     if let Some(endpoint) = endpoint::find(snapshot, target.path.matched()) {
         return endpoint::answer(endpoint, local, record, &head, target.query, incoming).await;

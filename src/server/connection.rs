@@ -38,14 +38,18 @@ pub(super) async fn connection(stream: TcpStream, address: SocketAddr, slot: Own
         Some(identity) => {
             let patience = door.worker.local().snapshot.config.limits.handshake_timeout;
             // Boxed: it is over soon, and must not make the connection larger for as long as that lasts.
-            let shaking = Box::pin(door.handshakes.accept(identity, stream, patience));
+            let shaking = Box::pin(door.handshakes.accept(&identity, stream, patience));
             let shaken = tokio::select! {
                 shaken = shaking => shaken,
                 () = hurry(&door.ending) => None,
             };
             if let Some(stream) = shaken {
-                let peer = Peer::secured(address.ip(), tls::certificate_of(&stream));
-                exchanges(stream, peer, &door).await;
+                let now = door.worker.local().shared.clock.now();
+                if let Some(peer) = tls::peer_of(address.ip(), &identity, &stream, now) {
+                    // By a reload it may be gone while the connection goes on.
+                    drop(identity);
+                    exchanges(stream, peer, &door).await;
+                }
             }
         }
     }

@@ -27,7 +27,7 @@ use self::ending::Ending;
 pub use self::sockets::{BindError, Sockets};
 use self::sockets::{Serving, accept};
 use self::tls::Handshakes;
-pub use self::tls::{CertificateError, Identities, Identity};
+pub use self::tls::{CertificateError, Identities, Identity, Shown, Unusable};
 use crate::proxy::{Shared, Worker};
 
 /// How often idle upstream connections are looked through.

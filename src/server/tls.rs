@@ -4,123 +4,38 @@
 //! a bounded time, waiting for its turn included, and a worker does a bounded number at once; clients
 //! beyond it wait, so that a burst is served and a flood of silent ones is dropped as their time runs out.
 
+mod identity;
+mod names;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::HandshakeKind;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::config::{ClientAuth, Listener, ListenerTls};
+pub use self::identity::{CertificateError, Identity, Shown};
+use crate::config::Listener;
+use crate::proxy::Peer;
 use crate::time::Timestamp;
 
-/// The protocol spoken inside (RFC 7301). A client that wants another one is refused at the handshake.
-const ALPN: &[u8] = b"http/1.1";
-
-/// Why a listener's certificate cannot be used. Read as "the certificate cannot be used: {self}".
-#[derive(Debug, thiserror::Error)]
-pub enum CertificateError {
-    /// The file has no PEM certificate, or something that is none.
-    #[error("the certificate file has no PEM certificate")]
-    Certificate,
-    /// The file has no private key.
-    #[error("the key file has no unencrypted PEM private key")]
-    Key,
-    /// The two do not belong together, or are of a kind that is not supported.
-    #[error("the key does not belong to the certificate, or is of no use with it")]
-    Mismatch(#[source] rustls::Error),
-    /// Its time is over.
-    #[error("it expired at {0}")]
-    Expired(Timestamp),
-    /// Its time has not come.
-    #[error("it is not valid before {0}")]
-    NotYetValid(Timestamp),
-    /// The authorities that may vouch for clients cannot be used.
-    #[error("the authorities in `client_ca` cannot be used")]
-    Authorities(#[source] Option<rustls::server::VerifierBuilderError>),
-    /// The library does not do what it is asked for.
-    #[error("TLS 1.2 and 1.3 are not both there")]
-    Versions(#[source] rustls::Error),
-}
-
-/// What one listener shows itself as.
+/// Why a listener cannot show itself as it should.
 #[derive(Debug)]
-pub struct Identity {
-    spec: ListenerTls,
-    config: Arc<ServerConfig>,
-    expires: Timestamp,
-}
-
-impl Identity {
-    /// Judges certificate and key at `now`, and prepares handshakes.
-    ///
-    /// # Errors
-    ///
-    /// See [`CertificateError`].
-    pub fn new(spec: &ListenerTls, now: Timestamp) -> Result<Self, CertificateError> {
-        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(spec.certificate.as_bytes())
-            .collect::<Result<_, _>>()
-            .map_err(|_| CertificateError::Certificate)?;
-        let (from, expires) = chain.first().and_then(validity).ok_or(CertificateError::Certificate)?;
-        if now >= expires {
-            return Err(CertificateError::Expired(expires));
-        }
-        if now < from {
-            return Err(CertificateError::NotYetValid(from));
-        }
-        let key = PrivateKeyDer::from_pem_slice(spec.key.expose()).map_err(|_| CertificateError::Key)?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .map_err(CertificateError::Versions)?;
-        let builder = match &spec.clients {
-            None => builder.with_no_client_auth(),
-            Some((authorities, auth)) => {
-                let roots = Arc::new(roots(authorities).ok_or(CertificateError::Authorities(None))?);
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
-                let verifier = match auth {
-                    ClientAuth::Optional => verifier.allow_unauthenticated(),
-                    ClientAuth::Required => verifier,
-                };
-                let verifier = verifier.build().map_err(|error| CertificateError::Authorities(Some(error)))?;
-                builder.with_client_cert_verifier(verifier)
-            }
-        };
-        let mut config = builder.with_single_cert(chain, key).map_err(CertificateError::Mismatch)?;
-        config.alpn_protocols = vec![ALPN.to_vec()];
-        Ok(Self { spec: spec.clone(), config: Arc::new(config), expires })
-    }
-
-    /// The first instant at which the certificate is not valid any more.
-    #[must_use]
-    pub const fn expires(&self) -> Timestamp {
-        self.expires
-    }
-}
-
-fn roots(pem: &str) -> Option<RootCertStore> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-        roots.add(certificate.ok()?).ok()?;
-    }
-    Some(roots)
-}
-
-/// `notBefore`, and the second after `notAfter`, which is still valid (RFC 5280 §4.1.2.5).
-fn validity(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    let validity = certificate.validity();
-    let from = Timestamp::from_secs(validity.not_before.timestamp());
-    Some((from, Timestamp::from_secs(validity.not_after.timestamp().saturating_add(1))))
+pub struct Unusable {
+    /// Where it listens.
+    pub listener: String,
+    /// Which of its certificates, counted from one; `None` when it has one, or it is not about one.
+    pub certificate: Option<usize>,
+    /// Why.
+    pub error: CertificateError,
 }
 
 /// What each listener shows itself as, in the order of the configuration: swapped whole at a reload, for
@@ -129,25 +44,35 @@ fn validity(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> 
 pub struct Identities(ArcSwap<Vec<Option<Arc<Identity>>>>);
 
 impl Identities {
-    /// The identities that `listeners` ask for. One that is in force already is taken as it is, whatever
-    /// its age: what has expired in use must not keep other changes from being taken up.
+    /// The identities that `listeners` ask for. A certificate that is in force already is taken as it is,
+    /// whatever its age: what has expired in use must not keep other changes from being taken up.
     ///
     /// # Errors
     ///
-    /// The address of the first listener whose certificate cannot be used, and why.
-    pub fn prepare(
-        &self,
-        listeners: &[Listener],
-        now: Timestamp,
-    ) -> Result<Vec<Option<Arc<Identity>>>, (String, CertificateError)> {
+    /// The first listener whose certificates cannot be used.
+    pub fn prepare(&self, listeners: &[Listener], now: Timestamp) -> Result<Vec<Option<Arc<Identity>>>, Unusable> {
         let in_force = self.0.load();
         let prepare = |listener: &Listener| {
             let Some(spec) = &listener.tls else { return Ok(None) };
-            if let Some(same) = in_force.iter().flatten().find(|it| it.spec == *spec) {
+            let listener = listener.address;
+            let of_listener = in_force.iter().flatten().find(|it| it.listener() == listener);
+            if let Some(same) = of_listener.filter(|it| it.spec() == spec) {
                 return Ok(Some(Arc::clone(same)));
             }
-            let made = Identity::new(spec, now).map_err(|error| (listener.address.to_string(), error))?;
-            Ok(Some(Arc::new(made)))
+            let unusable = |certificate, error| Unusable { listener: listener.to_string(), certificate, error };
+            let mut shown = Vec::with_capacity(spec.certificates.len());
+            for (index, certificate) in spec.certificates.iter().enumerate() {
+                let mut all = in_force.iter().flatten().flat_map(|identity| identity.certificates());
+                shown.push(match all.find(|it| it.is_of(certificate)) {
+                    Some(same) => Arc::clone(same),
+                    None => {
+                        let which = (spec.certificates.len() > 1).then_some(index + 1);
+                        Arc::new(Shown::new(certificate, now).map_err(|error| unusable(which, error))?)
+                    }
+                });
+            }
+            let made = Identity::new(listener, spec, shown, of_listener.map(AsRef::as_ref));
+            Ok(Some(Arc::new(made.map_err(|error| unusable(None, error))?)))
         };
         listeners.iter().map(prepare).collect()
     }
@@ -163,9 +88,9 @@ impl Identities {
         self.0.load_full()
     }
 
-    /// How the listener at `place` does handshakes; `None` when it speaks in clear.
-    pub(super) fn of(&self, place: usize) -> Option<Arc<ServerConfig>> {
-        self.0.load().get(place)?.as_ref().map(|identity| Arc::clone(&identity.config))
+    /// What the listener at `place` shows itself as; `None` when it speaks in clear.
+    pub(super) fn of(&self, place: usize) -> Option<Arc<Identity>> {
+        self.0.load().get(place)?.clone()
     }
 }
 
@@ -184,13 +109,13 @@ impl Handshakes {
     /// Does one within `patience`; `None` when it fails or takes longer.
     pub(super) async fn accept(
         &self,
-        config: Arc<ServerConfig>,
+        identity: &Identity,
         stream: TcpStream,
         patience: Duration,
     ) -> Option<TlsStream<TcpStream>> {
         let accepting = async {
             let _turn = self.turns.acquire().await.ok()?;
-            match TlsAcceptor::from(config).accept(stream).await {
+            match TlsAcceptor::from(identity.config()).accept(stream).await {
                 Ok(stream) => Some(stream),
                 Err(error) => {
                     tracing::debug!(%error, "a TLS handshake failed");
@@ -205,83 +130,28 @@ impl Handshakes {
     }
 }
 
-/// The SHA-256 of the certificate that a client has shown and proven to hold (RFC 8705 §3.1).
-pub(super) fn certificate_of(stream: &TlsStream<TcpStream>) -> Option<[u8; 32]> {
+/// Who is at the other end of a connection. `None`: its certificate was good when it was shown, and is not
+/// any more, which a resumed session does not look at.
+pub(super) fn peer_of(
+    address: IpAddr,
+    identity: &Identity,
+    stream: &TlsStream<TcpStream>,
+    now: Timestamp,
+) -> Option<Peer> {
     let (_, connection) = stream.get_ref();
-    let certificate = connection.peer_certificates()?.first()?;
-    digest(&SHA256, certificate).as_ref().try_into().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::secret::Secret;
-
-    /// A certificate that is valid in the seconds between two instants.
-    fn made(from: i64, to: i64) -> (String, Secret) {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut certificate = rcgen::CertificateParams::new(vec!["shop.example".to_owned()]).unwrap();
-        let at = |secs| std::time::UNIX_EPOCH + Duration::from_secs(u64::try_from(secs).unwrap());
-        certificate.not_before = at(from).into();
-        certificate.not_after = at(to).into();
-        (certificate.self_signed(&key).unwrap().pem(), Secret::new(key.serialize_pem().into_bytes()))
+    let certificate = connection.peer_certificates().and_then(<[_]>::first);
+    let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+    if let Some(certificate) = certificate.filter(|_| resumed)
+        && identity::validity(certificate).is_none_or(|(_, expires)| now >= expires)
+    {
+        tracing::debug!("a client resumed a session after its certificate had expired");
+        return None;
     }
-
-    fn spec((certificate, key): (String, Secret)) -> ListenerTls {
-        ListenerTls { certificate, key, clients: None }
-    }
-
-    fn judged(spec: &ListenerTls, secs: i64) -> String {
-        Identity::new(spec, Timestamp::from_secs(secs)).map_or_else(|error| error.to_string(), |_| "good".to_owned())
-    }
-
-    #[test]
-    fn a_certificate_is_good_from_its_first_second_to_its_last() {
-        let spec = spec(made(1_000_000, 2_000_000));
-        for (secs, wanted) in [
-            (999_999, "it is not valid before 1970-01-12T13:46:40Z"),
-            (1_000_000, "good"),
-            (2_000_000, "good"),
-            (2_000_001, "it expired at 1970-01-24T03:33:21Z"),
-        ] {
-            assert_eq!(judged(&spec, secs), wanted, "{secs}");
-        }
-    }
-
-    #[test]
-    fn what_does_not_belong_together_is_refused() {
-        let (one, other) = (made(1, 100), made(1, 100));
-        let text = |text: &str| Secret::new(text.as_bytes().to_vec());
-        let mismatch = "the key does not belong to the certificate, or is of no use with it";
-        let clients = |pem: &str| Some((pem.to_owned(), ClientAuth::Required));
-        let authorities = "the authorities in `client_ca` cannot be used";
-        for (spec, wanted) in [
-            (spec((one.0.clone(), other.1.clone())), mismatch),
-            (spec((String::new(), one.1.clone())), "the certificate file has no PEM certificate"),
-            (
-                spec(("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned(), one.1.clone())),
-                "the certificate file has no PEM certificate",
-            ),
-            (spec((one.0.clone(), text(&one.0))), "the key file has no unencrypted PEM private key"),
-            (ListenerTls { clients: clients(""), ..spec(one.clone()) }, authorities),
-            (ListenerTls { clients: clients(&other.0), ..spec(one.clone()) }, "good"),
-        ] {
-            assert_eq!(judged(&spec, 50), wanted);
-        }
-    }
-
-    #[test]
-    fn what_is_in_force_is_taken_over_whatever_its_age() {
-        let listener = |tls| Listener { address: "127.0.0.1:0".parse().unwrap(), tls };
-        let (first, second) = (spec(made(1, 100)), spec(made(1, 100)));
-        let identities = Identities::default();
-        let at = Timestamp::from_secs;
-        let made = identities.prepare(&[listener(None), listener(Some(first.clone()))], at(50)).unwrap();
-        identities.put(made);
-        assert!(identities.of(0).is_none() && identities.of(1).is_some() && identities.of(2).is_none());
-        let kept = identities.prepare(&[listener(Some(first.clone()))], at(500)).unwrap();
-        assert!(Arc::ptr_eq(kept[0].as_ref().unwrap(), identities.all()[1].as_ref().unwrap()));
-        let refused = identities.prepare(&[listener(Some(first)), listener(Some(second))], at(500)).unwrap_err();
-        assert!(matches!(refused.1, CertificateError::Expired(_)));
-    }
+    // RFC 8705 §3.1.
+    let thumbprint = certificate.and_then(|it| digest(&SHA256, it).as_ref().try_into().ok());
+    let peer = Peer::secured(address, thumbprint);
+    Some(match identity.coverage(connection.server_name()) {
+        Some(coverage) => peer.limited_to(coverage),
+        None => peer,
+    })
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{Histogram, IntCounter, IntGauge, TextEncoder};
 
+use super::certificates::CertificateMetrics;
 use super::series::Series;
-use super::{CertificateMetrics, DecisionMetrics, KeysMetrics, RouteMetrics, StreamMetrics, UpstreamMetrics, buckets};
+use super::{DecisionMetrics, KeysMetrics, RouteMetrics, StreamMetrics, UpstreamMetrics, buckets};
 use crate::revocation::{Reason, Source, TargetKind};
 use crate::token::Algorithm;
 
@@ -138,7 +139,7 @@ pub struct Metrics {
     issuers: Table<DecisionMetrics>,
     upstreams: Table<UpstreamMetrics>,
     keys: Table<KeysMetrics>,
-    certificates: Table<CertificateMetrics>,
+    certificates: Mutex<CertificateMetrics>,
     verifications: [OnceLock<Histogram>; Algorithm::ALL.len()],
     /// Tunnels and long answers.
     pub streams: StreamMetrics,
@@ -185,7 +186,7 @@ impl Metrics {
             issuers: Table::default(),
             upstreams: Table::default(),
             keys: Table::default(),
-            certificates: Table::default(),
+            certificates: Mutex::default(),
             verifications: std::array::from_fn(|_| OnceLock::new()),
             streams: StreamMetrics::new(&series),
             requests_in_flight: series.gauge("requests_in_flight", "Requests being worked on.", &[]),
@@ -239,10 +240,10 @@ impl Metrics {
         entry(&self.keys, name, || KeysMetrics::new(&self.series, name))
     }
 
-    /// The series of the certificate that the listener at `name` shows.
-    #[must_use]
-    pub fn certificate(&self, name: &str) -> Arc<CertificateMetrics> {
-        entry(&self.certificates, name, || CertificateMetrics::new(&self.series, name))
+    /// Says for how long the certificates that listeners show are good: each with the listener's address and
+    /// its first name. What is not among them is not exported any more.
+    pub fn set_certificates<'c>(&self, shown: impl IntoIterator<Item = (&'c str, &'c str, Duration)>) {
+        self.certificates.lock().unwrap_or_else(PoisonError::into_inner).set(&self.series, shown);
     }
 
     /// Counts one signature check.

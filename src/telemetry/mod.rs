@@ -19,7 +19,6 @@ mod writer;
 
 pub use access::{AccessLog, Line};
 pub use audit::{Audit, AuditError, AuditEvent, AuditTrail};
-pub use certificates::CertificateMetrics;
 pub use decision::DecisionMetrics;
 pub use keys::KeysMetrics;
 pub use metrics::{Metrics, RefreshResult, ReissueResult, SessionOpening, StoreOperation};

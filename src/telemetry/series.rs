@@ -53,6 +53,13 @@ impl Series {
         histogram
     }
 
+    /// Exports a series no more.
+    pub(super) fn withdraw(&self, name: &str, collector: impl Collector + 'static) {
+        if let Err(error) = self.registry.unregister(Box::new(collector)) {
+            tracing::error!(series = name, error = &error as &dyn std::error::Error, "a series is exported for ever");
+        }
+    }
+
     pub(super) fn register(&self, name: &str, collector: impl Collector + 'static) {
         if let Err(error) = self.registry.register(Box::new(collector)) {
             tracing::error!(series = name, error = &error as &dyn std::error::Error, "a series is not exported");

@@ -31,6 +31,7 @@ mod reload;
 mod revocations;
 mod rotation;
 mod secrecy;
+mod server_names;
 mod session_guide;
 mod session_limits;
 mod sessions;

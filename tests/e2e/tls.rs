@@ -18,22 +18,22 @@ use crate::support::patience::DEADLINE;
 use crate::support::{Connection, Gateway, Site, Upstream, bearer, request, until};
 
 /// An authority that vouches for servers and clients.
-struct Authority {
+pub(crate) struct Authority {
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
-    pem: String,
+    pub(crate) pem: String,
     der: CertificateDer<'static>,
 }
 
 /// A certificate and its key.
-struct Certificate {
-    pem: String,
-    key_pem: String,
-    der: CertificateDer<'static>,
+pub(crate) struct Certificate {
+    pub(crate) pem: String,
+    pub(crate) key_pem: String,
+    pub(crate) der: CertificateDer<'static>,
     key: Vec<u8>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
         ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -42,13 +42,18 @@ impl Authority {
         Self { issuer: rcgen::Issuer::new(ca, key), pem, der }
     }
 
-    fn issue(&self, name: &str) -> Certificate {
+    pub(crate) fn issue(&self, name: &str) -> Certificate {
         self.issue_until(name, 2100)
     }
 
     fn issue_until(&self, name: &str, year: i32) -> Certificate {
+        self.issue_for(&[name], year)
+    }
+
+    pub(crate) fn issue_for(&self, names: &[&str], year: i32) -> Certificate {
         let key = rcgen::KeyPair::generate().unwrap();
-        let mut leaf = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut leaf = rcgen::CertificateParams::new(names).unwrap();
         leaf.not_after = rcgen::date_time_ymd(year, 1, 1);
         let leaf = leaf.signed_by(&key, &self.issuer).unwrap();
         let (pem, der) = (leaf.pem(), leaf.der().clone());
@@ -63,22 +68,26 @@ impl Certificate {
     }
 
     fn put(&self, site: &Site) {
-        site.write("server.pem", &self.pem);
-        site.write_secret("server.key", self.key_pem.as_bytes());
+        self.put_as(site, "server");
+    }
+
+    pub(crate) fn put_as(&self, site: &Site, name: &str) {
+        site.write(&format!("{name}.pem"), &self.pem);
+        site.write_secret(&format!("{name}.key"), self.key_pem.as_bytes());
     }
 }
 
 /// A client that believes one authority.
-struct Client(Arc<ClientConfig>);
+pub(crate) struct Client(Arc<ClientConfig>);
 
 const BOTH: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
 
 impl Client {
-    fn new(authority: &Authority, own: Option<&Certificate>) -> Self {
+    pub(crate) fn new(authority: &Authority, own: Option<&Certificate>) -> Self {
         Self::speaking(authority, own, BOTH, &[b"http/1.1"])
     }
 
-    fn speaking(
+    pub(crate) fn speaking(
         authority: &Authority,
         own: Option<&Certificate>,
         versions: &[&'static SupportedProtocolVersion],
@@ -101,14 +110,19 @@ impl Client {
     }
 
     fn connect(&self, gateway: &Gateway) -> StreamOwned<ClientConnection, TcpStream> {
+        self.connect_for(gateway, "shop.example")
+    }
+
+    /// A connection that asks for a server name; for an address, it asks for none.
+    pub(crate) fn connect_for(&self, gateway: &Gateway, name: &str) -> StreamOwned<ClientConnection, TcpStream> {
         let stream = TcpStream::connect(gateway.address).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        let name = ServerName::try_from("shop.example").unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
         StreamOwned::new(ClientConnection::new(Arc::clone(&self.0), name).unwrap(), stream)
     }
 
     /// The whole answer as text, or why there is none.
-    fn ask(&self, gateway: &Gateway, target: &str, headers: &[(&str, &str)]) -> Result<String, String> {
+    pub(crate) fn ask(&self, gateway: &Gateway, target: &str, headers: &[(&str, &str)]) -> Result<String, String> {
         self.send(gateway, "GET", target, headers)
     }
 
@@ -142,12 +156,12 @@ fn field<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// Makes the listener of `site` speak TLS as `shop.example`.
-fn protect(site: &mut Site, authority: &Authority) {
+pub(crate) fn protect(site: &mut Site, authority: &Authority) {
     authority.issue("shop.example").put(site);
     site.set("/listeners/0/tls", json!({"certificate": "server.pem", "key": "server.key"}));
 }
 
-fn ask_for_certificates(site: &mut Site, authority: &Authority, auth: &str) {
+pub(crate) fn ask_for_certificates(site: &mut Site, authority: &Authority, auth: &str) {
     site.write("clients.pem", &authority.pem);
     site.set("/listeners/0/tls/client_ca", json!("clients.pem"));
     site.set("/listeners/0/tls/client_auth", json!(auth));

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Duration, Either, Secret, Size};
+use super::{Duration, Either, ListenerTls, Secret, Size};
 
 /// One traffic listener.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -12,33 +12,8 @@ pub(in crate::config) struct Listener {
     /// Address and port; port 0 takes a free one.
     #[schemars(with = "String", extend("examples" = ["0.0.0.0:8080", "[::]:8080"]))]
     pub(in crate::config) address: Option<String>,
-    /// TLS 1.2 and 1.3. Absent: in clear.
+    /// TLS. Absent: in clear.
     pub(in crate::config) tls: Option<ListenerTls>,
-}
-
-/// TLS on a listener. The files are read again at a reload.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(in crate::config) struct ListenerTls {
-    /// The PEM certificate, followed by those between it and its authority.
-    #[schemars(with = "String", length(min = 1))]
-    pub(in crate::config) certificate: Option<String>,
-    /// Its PEM private key, not encrypted.
-    #[schemars(with = "String", length(min = 1))]
-    pub(in crate::config) key: Option<String>,
-    /// PEM authorities that vouch for clients. Absent: clients are asked for no certificate.
-    #[schemars(length(min = 1))]
-    pub(in crate::config) client_ca: Option<String>,
-    /// With `client_ca`: whether a client must have a certificate. Absent: `optional`.
-    pub(in crate::config) client_auth: Option<ClientAuth>,
-}
-
-/// Whether a client may come without a certificate. One that cannot be verified is always refused.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(in crate::config) enum ClientAuth {
-    Optional,
-    Required,
 }
 
 /// Bounds on what clients may send and how long they may take.

@@ -9,6 +9,7 @@ mod edge;
 mod issuer;
 mod route;
 mod session;
+mod tls;
 mod token;
 mod upstream;
 mod value;
@@ -18,9 +19,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub(super) use self::edge::{
-    Admin, AdminToken, ClientAuth, Limits, Listener, ListenerTls, LogFile, LogWord, Revocation, Role, Shutdown,
-};
+pub(super) use self::edge::{Admin, AdminToken, Limits, Listener, LogFile, LogWord, Revocation, Role, Shutdown};
 pub(super) use self::issuer::{
     Constraint, Credential, CredentialService, DeriveWord, Issuer, Keys, PerSubject, Postgres, TlsWord,
 };
@@ -28,6 +27,7 @@ pub(super) use self::route::{AuthWord, ClaimTest, Demand, Identity, Match, Prese
 pub(super) use self::session::{
     Delivery, Devices, Exchange, Refresh, RefreshDelivery, Reissue, Rotation, Session, SessionKeys,
 };
+pub(super) use self::tls::{ClientAuth, ListenerTls, TlsVersion};
 pub(super) use self::token::{Dpop, Token, TokenPlace};
 pub(super) use self::upstream::Upstream;
 pub(super) use self::value::{AlgorithmName, Count, Duration, Either, Limit, Size, Workers};

@@ -165,6 +165,20 @@ const SLIPS: &[(&str, &str, &str)] = &[
     ("every: 100", "every: ^1", "at least 2"),
     // listeners, admin, secrets
     ("127.0.0.1:8080", "127.0.0.1:8080\n    ^tls: { key: secrets/ops }", "`certificate` is missing"),
+    ("127.0.0.1:8080", "127.0.0.1:8080\n    ^tls: { certificate: accounts.pem }", "`key` is missing"),
+    ("127.0.0.1:8080", "127.0.0.1:8080\n    ^tls: { strict_sni: true }", "`listeners[0].tls` has no certificate"),
+    ("127.0.0.1:8080", "127.0.0.1:8080\n    tls: { ^certificates: [] }", "at least one is needed"),
+    (
+        "127.0.0.1:8080",
+        "127.0.0.1:8080\n    tls: { certificate: accounts.pem, key: secrets/ops, min_version: ^1.3 }",
+        "write \"1.3\"",
+    ),
+    (
+        "127.0.0.1:8080",
+        "127.0.0.1:8080\n    tls: { certificates: [{ certificate: accounts.pem, key: secrets/ops, \
+         names: [a.b, ^10.0.0.1] }] }",
+        "is not a server name",
+    ),
     ("127.0.0.1:8080", "127.0.0.1:8080\n    tls: { certificate: ^none.pem, key: secrets/ops }", "cannot read"),
     (
         "127.0.0.1:8080",

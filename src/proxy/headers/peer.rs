@@ -1,6 +1,7 @@
 //! The connection a request came on, and who is behind it.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
@@ -18,6 +19,15 @@ pub struct Peer {
     pub(super) secured: bool,
     /// The SHA-256 of the certificate, DER, that the client has proven to hold.
     certificate: Option<[u8; 32]>,
+    /// The hosts that its connection is good for; `None`: all.
+    coverage: Option<Arc<dyn Coverage>>,
+}
+
+/// The hosts that a connection is good for: a request for another one belongs on another connection
+/// (RFC 9110 §7.4).
+pub trait Coverage: std::fmt::Debug + Send + Sync {
+    /// Whether it is good for a host, in lower case and without a port.
+    fn covers(&self, host: &str) -> bool;
 }
 
 impl Peer {
@@ -26,13 +36,24 @@ impl Peer {
     pub fn new(address: IpAddr) -> Self {
         let address = address.to_canonical();
         let text = HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
-        Self { address, text, secured: false, certificate: None }
+        Self { address, text, secured: false, certificate: None, coverage: None }
     }
 
     /// The peer at `address` of a TLS connection, and the SHA-256 of its certificate if it has shown one.
     #[must_use]
     pub fn secured(address: IpAddr, certificate: Option<[u8; 32]>) -> Self {
         Self { secured: true, certificate, ..Self::new(address) }
+    }
+
+    /// The same peer on a connection that is good for some hosts only.
+    #[must_use]
+    pub fn limited_to(self, coverage: Arc<dyn Coverage>) -> Self {
+        Self { coverage: Some(coverage), ..self }
+    }
+
+    /// Whether requests for a host may come on its connection.
+    pub(in crate::proxy) fn may_ask(&self, host: &str) -> bool {
+        self.coverage.as_ref().is_none_or(|coverage| coverage.covers(host))
     }
 
     /// The scheme that its requests come by.
