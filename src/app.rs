@@ -98,6 +98,7 @@ pub fn run(options: &RunOptions, stdout: &mut (dyn Write + Send)) -> Result<(), 
 pub fn check(path: &Path) -> Result<Loaded, Failure> {
     let loaded = config::load(path).map_err(|problems| Failure::new(Exit::Config, problems.to_string()))?;
     build::judge_keys(&loaded.config).map_err(|error| failure(&error))?;
+    build::upstream_tls(&loaded.config).map_err(|error| failure(&error))?;
     let now = Clock::System.now();
     build::identities(&loaded.config, &Identities::default(), now).map_err(|error| failure(&error))?;
     Ok(loaded)

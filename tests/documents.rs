@@ -104,6 +104,10 @@ upstreams: { shop: { servers: [http://127.0.0.1:3000] } }
         return format!("{rest}upstreams: {{ shop: {{ servers: [http://127.0.0.1:3000] }} }}\n{shown}");
     }
     let routes = if shown.contains("routes:") { "" } else { "routes: [{ match: { path: / }, upstream: shop }]\n" };
+    if shown.starts_with("upstreams:") {
+        let rest = base.split_once("upstreams:").map_or(base, |(before, _)| before);
+        return format!("{rest}{routes}{shown}");
+    }
     format!("{base}{routes}{shown}")
 }
 
@@ -117,8 +121,11 @@ fn configurations_in_the_documents_are_accepted() {
     fs::write(folder.path().join("secrets/users"), "a-token-of-the-user-service").unwrap();
     fs::write(folder.path().join("secrets/server.key"), "read, and judged when it is put into force").unwrap();
     fs::write(folder.path().join("server.pem"), "the same").unwrap();
+    fs::write(folder.path().join("secrets/gateway.key"), "the same").unwrap();
+    fs::write(folder.path().join("gateway.pem"), "the same").unwrap();
     let authority = rcgen::generate_simple_self_signed(["clients".to_owned()]).unwrap();
     fs::write(folder.path().join("clients.pem"), authority.cert.pem()).unwrap();
+    fs::write(folder.path().join("internal-ca.pem"), authority.cert.pem()).unwrap();
     let mut seen = 0;
     for document in DOCUMENTS.iter().filter(|document| document.starts_with("docs/")) {
         for shown in between(&read(document), "```yaml\n", "```") {

@@ -7,14 +7,14 @@ use arc_swap::ArcSwap;
 use super::credentials::{self, CredentialSupplier};
 use super::keys;
 use crate::cli::Exit;
-use crate::config::{Config, Issuer, KeySource};
+use crate::config::{Config, Issuer, KeySource, Upstream};
 use crate::gate::{Gate, Kind, Replays, Senders, TrustedIssuer};
 use crate::intake::Ledger;
 use crate::keys::Published;
 use crate::keys::fetch::TrustError;
 use crate::keys::subject::OpenError;
 use crate::keys::{KeySet, KeySetError};
-use crate::proxy::{Snapshot, Sources, Supplier};
+use crate::proxy::{Snapshot, Sources, Supplier, UpstreamTls, UpstreamTlsError};
 use crate::revocation::{Horizons, IssuerHorizon, OWN_ISSUER, RevocationMap};
 use crate::server::{CertificateError, Identities, Identity};
 use crate::session::{self, Sessions};
@@ -85,6 +85,15 @@ pub(super) enum BuildError {
         #[source]
         source: CertificateError,
     },
+    /// An upstream's servers cannot be spoken to over TLS.
+    #[error("the TLS of upstream `{upstream}` cannot be set up")]
+    UpstreamTls {
+        /// The upstream's config name.
+        upstream: String,
+        /// Why.
+        #[source]
+        source: UpstreamTlsError,
+    },
     /// The gateway's own keys cannot be had.
     #[error("the session keys cannot be used")]
     Sessions(#[from] session::OpenError),
@@ -100,6 +109,7 @@ impl BuildError {
             | Self::NoKeys { .. }
             | Self::Certificate { .. }
             | Self::Trust { .. }
+            | Self::UpstreamTls { .. }
             | Self::Credentials { .. } => Exit::Config,
             Self::Sessions(_) | Self::AccessLog(_) => Exit::Failed,
         }
@@ -137,6 +147,20 @@ pub(super) fn identities(
         certificate: unusable.certificate,
         source: unusable.error,
     })
+}
+
+/// How the `https` servers of each upstream are spoken to. Made anew with every generation: the system's
+/// authorities may have changed too.
+///
+/// # Errors
+///
+/// The first upstream whose authorities, certificate or names cannot be used.
+pub(super) fn upstream_tls(config: &Config) -> Result<Vec<Option<Arc<UpstreamTls>>>, BuildError> {
+    let prepare = |upstream: &Upstream| {
+        UpstreamTls::prepare(upstream)
+            .map_err(|source| BuildError::UpstreamTls { upstream: upstream.name.clone(), source })
+    };
+    config.upstreams.iter().map(prepare).collect()
 }
 
 /// Builds a generation. What of `before` has not changed is taken over, so that sessions under way keep
@@ -196,7 +220,7 @@ pub(super) fn snapshot(config: &Config, parts: &Parts, before: Option<&Snapshot>
             Arc::new(AccessLog::open(&config.access_log, lost).map_err(BuildError::AccessLog)?)
         }
     };
-    let sources = Sources { suppliers, published };
+    let sources = Sources { suppliers, published, upstream_tls: upstream_tls(config)? };
     Ok(Snapshot::new(config.clone(), gate, sources, sessions, access_log, &parts.metrics))
 }
 

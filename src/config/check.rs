@@ -12,13 +12,8 @@ use super::problem::{Findings, did_you_mean, nearest};
 use super::tree::{Entry, Kind, Node, Scalar};
 
 /// Keys that the design has and this release has not: a clearer answer than "unknown".
-const LATER: [(&str, &str); 5] = [
-    ("Root", "cluster"),
-    ("Listener", "tls"),
-    ("Reissue", "rotation"),
-    ("Session", "max_per_subject"),
-    ("Upstream", "tls"),
-];
+const LATER: [(&str, &str); 4] =
+    [("Root", "cluster"), ("Listener", "tls"), ("Reissue", "rotation"), ("Session", "max_per_subject")];
 
 /// Words in the name of an unknown key whose value may be a secret, and so is not shown.
 const SECRETIVE: [&str; 6] = ["credential", "key", "pass", "pwd", "secret", "token"];

@@ -218,8 +218,10 @@ pub enum TokenPlace {
 pub struct Upstream {
     /// The config name.
     pub name: String,
-    /// At least one `http://host:port`.
+    /// At least one `http://host:port` or `https://host:port`.
     pub servers: Vec<Server>,
+    /// How `https` servers are verified, and what they are shown.
+    pub tls: UpstreamTls,
     /// How long a connection may take to be made.
     pub connect_timeout: Duration,
     /// How long the response head may take once the request is sent, and how long a silence within
@@ -231,9 +233,22 @@ pub struct Upstream {
     pub max_idle: usize,
 }
 
+/// TLS to the servers of an upstream; the texts are read when the config is loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// PEM authorities that vouch for the servers; `None`: those of the system.
+    pub authorities: Option<String>,
+    /// The gateway's own PEM certificate chain and its private key.
+    pub client: Option<(String, Secret)>,
+    /// The name that certificates must be for; `None`: the host of the server.
+    pub server_name: Option<String>,
+}
+
 /// One server of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
+    /// Whether it is spoken to over TLS.
+    pub tls: bool,
     /// Host name or address, without brackets.
     pub host: String,
     /// Port.

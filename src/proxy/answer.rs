@@ -49,6 +49,8 @@ pub enum Refusal {
     UnknownSession,
     /// No server of the upstream could be reached.
     UpstreamUnreachable,
+    /// The server of the upstream could not be verified over TLS, or did not accept the gateway's certificate.
+    UpstreamTlsFailed,
     /// The server answered with something that is not a response to forward, or broke off.
     UpstreamBroken,
     /// The server did not answer in time.
@@ -95,7 +97,7 @@ impl Refusal {
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
             Self::NoRoute | Self::UnknownSession => StatusCode::NOT_FOUND,
-            Self::UpstreamUnreachable | Self::UpstreamBroken => StatusCode::BAD_GATEWAY,
+            Self::UpstreamUnreachable | Self::UpstreamTlsFailed | Self::UpstreamBroken => StatusCode::BAD_GATEWAY,
             Self::UpstreamSlow => StatusCode::GATEWAY_TIMEOUT,
             Self::StoreNotDurable => StatusCode::SERVICE_UNAVAILABLE,
             Self::CookieTooLarge | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -121,6 +123,7 @@ impl Refusal {
             Self::NoRoute => "no_route",
             Self::UnknownSession => "unknown_session",
             Self::UpstreamUnreachable => "upstream_unreachable",
+            Self::UpstreamTlsFailed => "upstream_tls_failed",
             Self::UpstreamBroken => "upstream_broken",
             Self::UpstreamSlow => "upstream_slow",
             Self::StoreNotDurable => "store_not_durable",
@@ -149,6 +152,7 @@ impl Refusal {
             | Self::NoRoute
             | Self::UnknownSession
             | Self::UpstreamUnreachable
+            | Self::UpstreamTlsFailed
             | Self::UpstreamBroken
             | Self::UpstreamSlow
             | Self::StoreNotDurable
@@ -179,6 +183,7 @@ impl Refusal {
             Self::NoRoute => "no route for this request",
             Self::UnknownSession => "no such session",
             Self::UpstreamUnreachable => "the upstream could not be reached",
+            Self::UpstreamTlsFailed => "the upstream could not be reached over TLS",
             Self::UpstreamBroken => "the upstream gave no valid response",
             Self::UpstreamSlow => "the upstream did not answer in time",
             Self::StoreNotDurable => "in force here until restart, but not durable",
@@ -479,6 +484,7 @@ mod tests {
             (Refusal::ExpectationFailed, 417),
             (Refusal::UnknownSession, 404),
             (Refusal::UpstreamUnreachable, 502),
+            (Refusal::UpstreamTlsFailed, 502),
             (Refusal::UpstreamBroken, 502),
             (Refusal::UpstreamSlow, 504),
             (Refusal::StoreNotDurable, 503),

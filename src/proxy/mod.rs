@@ -53,6 +53,7 @@ use self::stream::{GRACE, Held, Upgrade, Upgraded};
 pub use self::stream::{Handover, Tunnel};
 use self::target::Target;
 use self::upstream::{ForwardError, Lease};
+pub use self::upstream::{UpstreamTls, UpstreamTlsError};
 use crate::config::{Route, TokenPlace};
 use crate::gate::{
     Admission, Demand, Denial, Gate, Passage, Permit, Presentation, Remembered, Requirement, Stage, Verified,
@@ -354,7 +355,7 @@ async fn forward(
     let sending = pool.send(request, route.preserve_host, began);
     let outcome = match until {
         None => sending.await,
-        Some(until) => timeout_at(until, sending).await.unwrap_or(Err(ForwardError::Slow)),
+        Some(until) => timeout_at(until, sending).await.unwrap_or(Err(ForwardError::TimedOut)),
     };
     let ended = Instant::now();
     record.upstream_took = Some(ended - began);
@@ -486,8 +487,9 @@ fn rewritten(target: &Target<'_>, uri: &Uri) -> Option<Uri> {
 
 const fn refusal_of(error: &ForwardError) -> Refusal {
     match error {
-        ForwardError::Unreachable => Refusal::UpstreamUnreachable,
-        ForwardError::Slow => Refusal::UpstreamSlow,
+        ForwardError::Refused => Refusal::UpstreamUnreachable,
+        ForwardError::TlsFailed => Refusal::UpstreamTlsFailed,
+        ForwardError::ConnectTimedOut | ForwardError::TimedOut => Refusal::UpstreamSlow,
         ForwardError::Broken => Refusal::UpstreamBroken,
         ForwardError::Body(BodyFailure::Broken) => Refusal::BodyBroken,
         ForwardError::Body(BodyFailure::TooLarge) => Refusal::BodyTooLarge,

@@ -10,7 +10,7 @@ use super::headers::Cleaner;
 use super::need::Supplier;
 use super::request_id::RequestIds;
 use super::route::RouteTable;
-use super::upstream::Pool;
+use super::upstream::{Pool, UpstreamTls};
 use crate::config::{Config, Identity};
 use crate::gate::{Gate, TokenCache};
 use crate::intake::Ledger;
@@ -49,6 +49,8 @@ pub struct Snapshot {
     pub suppliers: Vec<Option<Arc<dyn Supplier>>>,
     /// By issuer of the gate: keys that are fetched.
     pub published: Vec<Option<Arc<Published>>>,
+    /// By upstream: how its `https` servers are spoken to.
+    pub upstream_tls: Vec<Option<Arc<UpstreamTls>>>,
     /// Which route a request takes; an index into the configuration's.
     pub(super) routes: RouteTable,
     /// What must not reach an upstream.
@@ -69,13 +71,15 @@ pub struct Snapshot {
     pub upstream_metrics: Vec<Arc<UpstreamMetrics>>,
 }
 
-/// Where what is not in the configuration itself comes from, by issuer of the gate.
+/// Where what is not in the configuration itself comes from.
 #[derive(Debug, Default)]
 pub struct Sources {
-    /// What decisions lack.
+    /// By issuer of the gate: what decisions lack.
     pub suppliers: Vec<Option<Arc<dyn Supplier>>>,
-    /// Keys that are fetched.
+    /// By issuer of the gate: keys that are fetched.
     pub published: Vec<Option<Arc<Published>>>,
+    /// By upstream: how its `https` servers are spoken to.
+    pub upstream_tls: Vec<Option<Arc<UpstreamTls>>>,
 }
 
 impl Snapshot {
@@ -110,6 +114,7 @@ impl Snapshot {
             gate,
             suppliers: sources.suppliers,
             published: sources.published,
+            upstream_tls: sources.upstream_tls,
             sessions,
             access_log,
             config,
@@ -167,10 +172,11 @@ impl Worker {
 
 impl Local {
     fn new(shared: &Arc<Shared>, snapshot: Arc<Snapshot>) -> Rc<Self> {
-        let upstreams = snapshot.config.upstreams.iter().zip(&snapshot.upstream_metrics);
+        let tls = snapshot.upstream_tls.iter().map(Option::as_ref).chain(std::iter::repeat(None));
+        let upstreams = snapshot.config.upstreams.iter().zip(tls).zip(&snapshot.upstream_metrics);
         Rc::new(Self {
             cache: TokenCache::new(snapshot.config.token.cache_bytes),
-            pools: upstreams.map(|(upstream, metrics)| Pool::new(upstream, metrics)).collect(),
+            pools: upstreams.map(|((upstream, tls), metrics)| Pool::new(upstream, tls, metrics)).collect(),
             shared: Arc::clone(shared),
             snapshot,
         })

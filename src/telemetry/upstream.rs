@@ -12,7 +12,11 @@ pub enum UpstreamResult {
     Answered,
     /// No connection could be made.
     Refused,
-    /// A connection or a response took too long.
+    /// The server could not be verified over TLS, or did not accept the gateway's certificate.
+    TlsFailed,
+    /// A connection took too long to be made.
+    ConnectTimedOut,
+    /// A response took too long.
     TimedOut,
     /// The connection broke before the end of the response.
     Broken,
@@ -22,7 +26,15 @@ pub enum UpstreamResult {
 
 impl UpstreamResult {
     /// Every result.
-    pub const ALL: [Self; 5] = [Self::Answered, Self::Refused, Self::TimedOut, Self::Broken, Self::ClientGone];
+    pub const ALL: [Self; 7] = [
+        Self::Answered,
+        Self::Refused,
+        Self::TlsFailed,
+        Self::ConnectTimedOut,
+        Self::TimedOut,
+        Self::Broken,
+        Self::ClientGone,
+    ];
 
     /// The label value.
     #[must_use]
@@ -30,6 +42,8 @@ impl UpstreamResult {
         match self {
             Self::Answered => "answered",
             Self::Refused => "refused",
+            Self::TlsFailed => "tls_failed",
+            Self::ConnectTimedOut => "connect_timed_out",
             Self::TimedOut => "timed_out",
             Self::Broken => "broken",
             Self::ClientGone => "client_gone",

@@ -44,3 +44,4 @@ mod support;
 mod support_test;
 mod tls;
 mod upgrades;
+mod upstream_tls;

@@ -93,7 +93,8 @@ impl Lower<'_, '_> {
         all
     }
 
-    fn key_file(&mut self, file: &str, place: &Place<'_>) -> Option<Secret> {
+    /// Reads a private key, which cannot be written into the configuration itself.
+    pub(super) fn key_file(&mut self, file: &str, place: &Place<'_>) -> Option<Secret> {
         // Before anything repeats it in a message.
         if file.contains("-----") || file.contains('\n') {
             self.findings.hide(place.span.clone());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
 use super::{DAY, Lower, MILLISECOND, Place};
-use crate::config::model::{Server, Upstream};
+use crate::config::model::{Server, Upstream, UpstreamTls};
 use crate::config::raw;
 
 impl Lower<'_, '_> {
@@ -27,11 +27,14 @@ impl Lower<'_, '_> {
                 }
                 servers.push(server);
             }
+            let tls = place.key("tls");
+            let tls = raw.tls.as_ref().map(|raw| self.upstream_tls(raw, &servers, &tls)).unwrap_or_default();
             let wait = MILLISECOND..=DAY;
             let mut span = |raw, key| self.duration(raw, &place.key(key), wait.clone());
             upstreams.push(Upstream {
                 name: name.to_owned(),
                 servers,
+                tls,
                 connect_timeout: span(raw.connect_timeout.as_ref(), "connect_timeout"),
                 response_timeout: span(raw.response_timeout.as_ref(), "response_timeout"),
                 idle_timeout: span(raw.idle_timeout.as_ref(), "idle_timeout"),
@@ -41,24 +44,45 @@ impl Lower<'_, '_> {
         upstreams
     }
 
-    /// `http://host:port`, and nothing else.
+    fn upstream_tls(&mut self, raw: &raw::UpstreamTls, servers: &[Server], place: &Place<'_>) -> UpstreamTls {
+        if !servers.is_empty() && !servers.iter().any(|server| server.tls) {
+            let text = "no server is spoken to over TLS: write `https://`";
+            self.error(&place.at_key(), format!("`{}` is for nobody", place.path), text);
+        }
+        let client = match (&raw.certificate, &raw.key) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => {
+                let certificate = self.text_file(certificate, &place.key("certificate"));
+                certificate.zip(self.key_file(key, &place.key("key")))
+            }
+            (Some(_), None) | (None, Some(_)) => {
+                let message = format!("`{}` has half of a client certificate", place.path);
+                self.error(&place.at_key(), message, "`certificate` and `key` go together");
+                None
+            }
+        };
+        UpstreamTls {
+            authorities: raw.ca_file.as_ref().and_then(|file| self.trusted(file, &place.key("ca_file"))),
+            client,
+            server_name: raw.server_name.clone(),
+        }
+    }
+
+    /// `http://host:port` or `https://host:port`, and nothing else.
     fn server(&mut self, text: &str, place: &Place<'_>) -> Option<Server> {
         let wrong = format!("`{}` is not a server", place.path);
         let Some((scheme, rest)) = text.split_once("://") else {
             self.error(place, wrong, format!("write `http://{text}`"));
             return None;
         };
-        match scheme {
-            "http" => {}
-            "https" => {
-                self.error(place, "`https` upstreams are not supported yet", "use `http` within a trusted network");
-                return None;
-            }
+        let tls = match scheme {
+            "http" => false,
+            "https" => true,
             _ => {
-                self.error(place, wrong, "the scheme must be `http`");
+                self.error(place, wrong, "the scheme must be `http` or `https`");
                 return None;
             }
-        }
+        };
         let (authority, behind) = rest.find(['/', '?', '#']).map_or((rest, ""), |at| rest.split_at(at));
         if authority.contains('@') {
             self.findings.hide(place.span.clone());
@@ -78,7 +102,13 @@ impl Lower<'_, '_> {
         };
         let port = match port.map(str::parse::<u16>) {
             Some(Ok(port)) if port != 0 => port,
-            None if !authority.ends_with(']') || host.parse::<Ipv6Addr>().is_ok() => 80,
+            None if !authority.ends_with(']') || host.parse::<Ipv6Addr>().is_ok() => {
+                if tls {
+                    443
+                } else {
+                    80
+                }
+            }
             _ => {
                 self.error(place, wrong, "the port must be a number from 1 to 65535");
                 return None;
@@ -90,7 +120,7 @@ impl Lower<'_, '_> {
             self.error(place, wrong, "write `http://host:port`");
             return None;
         }
-        Some(Server { host: host.to_ascii_lowercase(), port })
+        Some(Server { tls, host: host.to_ascii_lowercase(), port })
     }
 }
 

@@ -9,10 +9,12 @@ use super::Duration;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Upstream {
-    /// `http://host:port` of each; the one with the fewest running requests is chosen.
+    /// `http://host:port` or `https://host:port` of each; the one with the fewest running requests is chosen.
     #[schemars(with = "Vec<String>", length(min = 1), inner(length(min = 1)))]
     pub(in crate::config) servers: Option<Vec<String>>,
-    /// How long a connection may take to be made.
+    /// How `https` servers are verified, and what they are shown. Absent: the system's authorities, and nothing.
+    pub(in crate::config) tls: Option<UpstreamTls>,
+    /// How long a connection may take to be made, TLS included.
     #[schemars(extend("default" = "5s"))]
     pub(in crate::config) connect_timeout: Option<Duration>,
     /// How long the response head may take, and how long a silence within the response body may be.
@@ -24,4 +26,22 @@ pub(in crate::config) struct Upstream {
     /// Idle connections kept per worker and server.
     #[schemars(range(max = 65535), extend("default" = 64))]
     pub(in crate::config) max_idle: Option<u64>,
+}
+
+/// TLS to the servers of an upstream. The files are read again at a reload.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct UpstreamTls {
+    /// PEM authorities that vouch for the servers, and no others. Absent: those of the system.
+    #[schemars(length(min = 1))]
+    pub(in crate::config) ca_file: Option<String>,
+    /// The gateway's own PEM certificate, followed by those between it and its authority.
+    #[schemars(length(min = 1))]
+    pub(in crate::config) certificate: Option<String>,
+    /// Its PEM private key, not encrypted.
+    #[schemars(length(min = 1))]
+    pub(in crate::config) key: Option<String>,
+    /// The name that certificates of the servers must be for. Absent: the host of each.
+    #[schemars(length(min = 1))]
+    pub(in crate::config) server_name: Option<String>,
 }

@@ -323,13 +323,18 @@ const SLIPS: &[(&str, &str, &str)] = &[
     ("{ header: Authorization }", "^{ header: A, cookie: b }", "exactly one of `header`, `cookie`"),
     ("realm: shop", "realm: ^'a \"shop\"'", "cannot stand in a challenge"),
     // upstreams
-    ("http://127.0.0.1:3001", "^https://127.0.0.1:3001", "not supported yet"),
+    ("connect_timeout: 5s", "^tls: { server_name: a.example }", "is for nobody"),
+    (
+        "http://127.0.0.1:3001]\n    connect_timeout: 5s",
+        "https://127.0.0.1]\n    ^tls: { certificate: noise }",
+        "`certificate` and `key` go together",
+    ),
     ("http://127.0.0.1:3001", "^127.0.0.1:3001", "write `http://127.0.0.1:3001`"),
     ("http://127.0.0.1:3001", "^http://127.0.0.1:3001/api", "the path comes from the request"),
     ("http://127.0.0.1:3001", "^http://127.0.0.1:3001?x", "the path comes from the request"),
     ("http://127.0.0.1:3001", "^http://user:hunter2@127.0.0.1:3001", "a user and a password"),
     ("http://127.0.0.1:3001", "^http://127.0.0.1:0", "a number from 1 to 65535"),
-    ("http://127.0.0.1:3001", "^ftp://127.0.0.1", "the scheme must be `http`"),
+    ("http://127.0.0.1:3001", "^ftp://127.0.0.1", "the scheme must be `http` or `https`"),
     ("http://127.0.0.1:3001", "^http://127.0.0.1:3000", "is named twice"),
     // routes
     ("upstream: files", "upstream: ^fils", "did you mean `files`?"),

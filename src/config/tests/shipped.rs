@@ -98,7 +98,7 @@ fn the_defaults_are_what_the_design_says() {
                 routes: [{ match: {}, upstream: a, auth: none }] }";
     let config = read(bare, folder.path()).unwrap().config;
     assert!(config.admin.is_none() && config.session.is_none() && config.issuers.is_empty());
-    assert_eq!(config.upstreams[0].servers, [Server { host: "::1".to_owned(), port: 80 }]);
+    assert_eq!(config.upstreams[0].servers, [Server { tls: false, host: "::1".to_owned(), port: 80 }]);
 }
 
 /// Calls `visit` with each key of `value` that the schema describes: its owner, itself, value, schema.

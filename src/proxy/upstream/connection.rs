@@ -1,8 +1,11 @@
 //! One connection to a server: how it is made, and one exchange over it.
 
+use std::error::Error;
 use std::future::poll_fn;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
@@ -10,11 +13,14 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use super::ForwardError;
+use super::tls::UpstreamTls;
 use crate::alarm::Alarm;
 use crate::config::Server;
 use crate::proxy::body::{Progress, RequestBody};
@@ -34,12 +40,16 @@ pub(super) struct Place {
     server: Server,
     /// The address, when the server is named by one.
     address: Option<SocketAddr>,
+    /// How it is spoken to, and whom to expect there; `None`: in clear.
+    secured: Option<(Arc<UpstreamTls>, ServerName<'static>)>,
 }
 
 impl Place {
-    pub(super) fn new(server: &Server) -> Self {
+    /// `tls` is that of the group; what it has prepared for every `https` server.
+    pub(super) fn new(server: &Server, tls: Option<&Arc<UpstreamTls>>) -> Self {
         let address = server.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, server.port));
-        Self { server: server.clone(), address }
+        let secured = tls.filter(|_| server.tls).and_then(|tls| Some((Arc::clone(tls), tls.name_of(server)?)));
+        Self { server: server.clone(), address, secured }
     }
 
     /// Host and port, as in `Host`.
@@ -50,28 +60,48 @@ impl Place {
         }
     }
 
-    async fn dial(&self) -> std::io::Result<TcpStream> {
-        match self.address {
+    async fn dial(&self) -> io::Result<TcpStream> {
+        let stream = match self.address {
             Some(address) => TcpStream::connect(address).await,
             None => TcpStream::connect((self.server.host.as_str(), self.server.port)).await,
-        }
+        }?;
+        // Without it a request in two writes waits for a delayed acknowledgement.
+        stream.set_nodelay(true)?;
+        Ok(stream)
     }
 }
 
 impl Connection {
     /// A new connection, made within `patience`, to a server that usually has `response_timeout` to answer.
     pub(super) async fn open(to: &Place, patience: Duration, response_timeout: Duration) -> Result<Self, ForwardError> {
-        let stream = match timeout(patience, to.dial()).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(_)) => return Err(ForwardError::Unreachable),
-            Err(_) => return Err(ForwardError::Slow),
+        timeout(patience, Self::connect(to, response_timeout)).await.unwrap_or(Err(ForwardError::ConnectTimedOut))
+    }
+
+    async fn connect(to: &Place, response_timeout: Duration) -> Result<Self, ForwardError> {
+        let refused = |error: io::Error| {
+            tracing::debug!(server = to.name(), %error, "an upstream server cannot be connected to");
+            ForwardError::Refused
         };
-        // Without it a request in two writes waits for a delayed acknowledgement.
-        if stream.set_nodelay(true).is_err() {
-            return Err(ForwardError::Unreachable);
+        let stream = to.dial().await.map_err(refused)?;
+        match &to.secured {
+            None if to.server.tls => Err(ForwardError::TlsFailed),
+            None => Self::greet(stream, response_timeout).await,
+            Some((tls, name)) => match tls.connect(stream, name.clone()).await {
+                Ok(stream) => Self::greet(stream, response_timeout).await,
+                Err(error) => {
+                    tracing::warn!(server = to.name(), %error, "a TLS handshake with an upstream server failed");
+                    Err(ForwardError::TlsFailed)
+                }
+            },
         }
+    }
+
+    async fn greet<S>(stream: S, response_timeout: Duration) -> Result<Self, ForwardError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let handshake = http1::Builder::new().max_buf_size(64 * 1024).handshake(TokioIo::new(stream)).await;
-        let Ok((sender, connection)) = handshake else { return Err(ForwardError::Unreachable) };
+        let Ok((sender, connection)) = handshake else { return Err(ForwardError::Refused) };
         let task = tokio::task::spawn_local(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "an upstream connection ended");
@@ -124,10 +154,25 @@ impl Connection {
             Some(Ok(response)) => Ok(response),
             Some(Err(mut error)) => {
                 let unsent = error.take_message().map(Box::new);
+                let broken = if is_tls_failure(error.error()) { ForwardError::TlsFailed } else { ForwardError::Broken };
                 let failure = progress.and_then(Progress::failure);
-                Err((failure.map_or(ForwardError::Broken, ForwardError::Body), unsent))
+                Err((failure.map_or(broken, ForwardError::Body), unsent))
             }
-            None => Err((ForwardError::Slow, None)),
+            None => Err((ForwardError::TimedOut, None)),
         }
     }
+}
+
+/// Whether a connection broke because TLS did. With TLS 1.3, a server that is not content with the
+/// gateway's certificate says so after the handshake.
+fn is_tls_failure(error: &hyper::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }

@@ -1,12 +1,16 @@
 //! A connection while it is lent to one request.
 
 use std::rc::Rc;
+use std::time::Duration;
 
+use http::{Request, Response};
+use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::ForwardError;
 use super::connection::Connection;
 use super::server::ServerPool;
-use crate::proxy::body::Progress;
+use crate::proxy::body::{Progress, RequestBody};
 use crate::telemetry::UpstreamResult;
 
 /// A connection with one request on it. It goes back to the pool once request and response are
@@ -16,26 +20,67 @@ pub(in crate::proxy) struct Lease {
     server: Rc<ServerPool>,
     connection: Option<Connection>,
     request: Option<Rc<Progress>>,
+    /// When the request began.
+    began: Instant,
     /// When the connection was last heard of.
     heard: Instant,
     complete: bool,
     result: UpstreamResult,
 }
 
+/// A request that a server has not answered.
+#[derive(Debug)]
+pub(super) struct Unanswered {
+    /// Why not.
+    pub(super) error: ForwardError,
+    /// The request, when the server has seen nothing of it: it may go to another.
+    pub(super) unsent: Option<Box<Request<RequestBody>>>,
+}
+
 impl Lease {
     /// A request of `server` begins at `now`, whose body is as far as `request` says.
     pub(super) const fn new(server: Rc<ServerPool>, request: Option<Rc<Progress>>, now: Instant) -> Self {
-        Self { server, connection: None, request, heard: now, complete: false, result: UpstreamResult::ClientGone }
+        let result = UpstreamResult::ClientGone;
+        Self { server, connection: None, request, began: now, heard: now, complete: false, result }
     }
 
-    /// Holds `connection` while the answer is awaited: if the client goes away, so does it.
-    pub(super) fn hold(&mut self, connection: Connection) -> &mut Connection {
-        self.connection.insert(connection)
+    /// Sends `request` over an idle connection, or a new one, and waits at most `patience` for the head of
+    /// the response.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none. An idle connection that the server had closed is no error: there are others.
+    pub(super) async fn send(
+        &mut self,
+        mut request: Request<RequestBody>,
+        patience: Duration,
+    ) -> Result<Response<Incoming>, Unanswered> {
+        loop {
+            let idle = self.server.take(self.began);
+            let reused = idle.is_some();
+            let connection = match idle {
+                Some(connection) => Ok(connection),
+                None => self.server.connect().await,
+            };
+            let connection = match connection {
+                Ok(connection) => connection,
+                Err(error) => return Err(self.failed(error, Some(Box::new(request)))),
+            };
+            let from = if reused { self.began } else { Instant::now() };
+            // Held while the answer is awaited: if the client goes away, so does it.
+            let connection = self.connection.insert(connection);
+            match connection.exchange(request, self.request.as_deref(), from, patience).await {
+                Ok(response) => return Ok(response),
+                // Nothing was written: an idle connection that the server had closed.
+                Err((_, Some(unsent))) if reused => request = *unsent,
+                Err((error, unsent)) => return Err(self.failed(error, unsent)),
+            }
+        }
     }
 
-    /// What became of the request, unless more is said.
-    pub(super) const fn failed(&mut self, result: UpstreamResult) {
-        self.result = result;
+    const fn failed(&mut self, error: ForwardError, unsent: Option<Box<Request<RequestBody>>>) -> Unanswered {
+        self.result = error.result();
+        Unanswered { error, unsent }
     }
 
     /// The head of the response came then.

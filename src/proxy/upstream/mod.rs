@@ -7,6 +7,7 @@
 mod connection;
 mod lease;
 mod server;
+mod tls;
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -18,7 +19,9 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 pub(super) use self::lease::Lease;
+use self::lease::Unanswered;
 use self::server::ServerPool;
+pub use self::tls::{UpstreamTls, UpstreamTlsError};
 use super::body::{BodyFailure, RequestBody};
 use crate::config::Upstream;
 use crate::telemetry::{UpstreamMetrics, UpstreamResult};
@@ -28,19 +31,24 @@ use crate::telemetry::{UpstreamMetrics, UpstreamResult};
 pub(super) struct Pool {
     servers: Vec<Rc<ServerPool>>,
     turn: Cell<usize>,
-    connect_timeout: Duration,
     response_timeout: Duration,
 }
 
 /// Why an upstream gave no response.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ForwardError {
     /// No server could be connected to.
-    #[error("no server could be connected to")]
-    Unreachable,
-    /// The server took too long to connect or to answer.
-    #[error("the server took too long")]
-    Slow,
+    #[error("the server cannot be connected to")]
+    Refused,
+    /// The server could not be verified, or did not accept the gateway's certificate.
+    #[error("the server cannot be spoken to over TLS")]
+    TlsFailed,
+    /// The server took too long to connect.
+    #[error("the server took too long to connect")]
+    ConnectTimedOut,
+    /// The server took too long to answer.
+    #[error("the server took too long to answer")]
+    TimedOut,
     /// The connection broke before a response came, or it was not a response to forward.
     #[error("the server gave no valid response")]
     Broken,
@@ -52,14 +60,10 @@ pub(super) enum ForwardError {
 impl Pool {
     /// An empty pool for `upstream`.
     #[must_use]
-    pub(super) fn new(upstream: &Upstream, metrics: &Arc<UpstreamMetrics>) -> Self {
-        let servers = upstream.servers.iter().map(|server| Rc::new(ServerPool::new(server, upstream, metrics)));
-        Self {
-            servers: servers.collect(),
-            turn: Cell::new(0),
-            connect_timeout: upstream.connect_timeout,
-            response_timeout: upstream.response_timeout,
-        }
+    pub(super) fn new(upstream: &Upstream, tls: Option<&Arc<UpstreamTls>>, metrics: &Arc<UpstreamMetrics>) -> Self {
+        let servers = upstream.servers.iter();
+        let servers = servers.map(|server| Rc::new(ServerPool::new(server, upstream, tls, metrics)));
+        Self { servers: servers.collect(), turn: Cell::new(0), response_timeout: upstream.response_timeout }
     }
 
     /// Sends `request` at `began`, which is now, and waits for the head of the response.
@@ -75,46 +79,18 @@ impl Pool {
     ) -> Result<(Response<Incoming>, Lease), ForwardError> {
         let progress = request.body().progress();
         let keeps_host = preserve_host && request.headers().contains_key(header::HOST);
-        let mut failure = ForwardError::Unreachable;
+        let mut failure = ForwardError::Refused;
         for server in self.by_load() {
             if !keeps_host {
                 request.headers_mut().insert(header::HOST, server.authority().clone());
             }
             let mut lease = server.lease(progress.clone(), began);
-            let mut idle = server.take(began);
-            loop {
-                let reused = idle.is_some();
-                let connection = match idle.take() {
-                    Some(connection) => Ok(connection),
-                    None => server.connect(self.connect_timeout, self.response_timeout).await,
-                };
-                let connection = match connection {
-                    Ok(connection) => connection,
-                    Err(error) => {
-                        lease.failed(error.result());
-                        tracing::warn!(server = %server.name(), %error, "failed to connect to an upstream server");
-                        failure = error;
-                        break;
-                    }
-                };
-                let from = if reused { began } else { Instant::now() };
-                let connection = lease.hold(connection);
-                match connection.exchange(request, progress.as_deref(), from, self.response_timeout).await {
-                    Ok(response) => return Ok((response, lease)),
-                    // Nothing was written: an idle connection that the server had closed, or a server that
-                    // hangs up on new ones and is passed over for the next.
-                    Err((error, Some(unsent))) => {
-                        request = *unsent;
-                        if !reused {
-                            lease.failed(error.result());
-                            failure = error;
-                            break;
-                        }
-                    }
-                    Err((error, None)) => {
-                        lease.failed(error.result());
-                        return Err(error);
-                    }
+            match lease.send(request, self.response_timeout).await {
+                Ok(response) => return Ok((response, lease)),
+                Err(Unanswered { error, unsent: None }) => return Err(error),
+                Err(Unanswered { error, unsent: Some(unsent) }) => {
+                    request = *unsent;
+                    failure = error;
                 }
             }
         }
@@ -144,8 +120,10 @@ impl Pool {
 impl ForwardError {
     const fn result(&self) -> UpstreamResult {
         match self {
-            Self::Unreachable => UpstreamResult::Refused,
-            Self::Slow => UpstreamResult::TimedOut,
+            Self::Refused => UpstreamResult::Refused,
+            Self::TlsFailed => UpstreamResult::TlsFailed,
+            Self::ConnectTimedOut => UpstreamResult::ConnectTimedOut,
+            Self::TimedOut => UpstreamResult::TimedOut,
             Self::Broken => UpstreamResult::Broken,
             Self::Body(_) => UpstreamResult::ClientGone,
         }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::ForwardError;
 use super::connection::{Connection, Place};
 use super::lease::Lease;
+use super::tls::UpstreamTls;
 use crate::config::{Server, Upstream};
 use crate::proxy::body::Progress;
 use crate::telemetry::{UpstreamMetrics, UpstreamResult};
@@ -23,6 +24,8 @@ pub(super) struct ServerPool {
     authority: HeaderValue,
     running: Cell<usize>,
     idle: RefCell<Vec<Idle>>,
+    connect_timeout: Duration,
+    response_timeout: Duration,
     idle_timeout: Duration,
     max_idle: usize,
     metrics: Arc<UpstreamMetrics>,
@@ -35,14 +38,21 @@ struct Idle {
 }
 
 impl ServerPool {
-    pub(super) fn new(server: &Server, upstream: &Upstream, metrics: &Arc<UpstreamMetrics>) -> Self {
-        let place = Place::new(server);
+    pub(super) fn new(
+        server: &Server,
+        upstream: &Upstream,
+        tls: Option<&Arc<UpstreamTls>>,
+        metrics: &Arc<UpstreamMetrics>,
+    ) -> Self {
+        let place = Place::new(server, tls);
         let authority = HeaderValue::from_str(&place.name()).unwrap_or(HeaderValue::from_static("upstream"));
         Self {
             place,
             authority,
             running: Cell::new(0),
             idle: RefCell::default(),
+            connect_timeout: upstream.connect_timeout,
+            response_timeout: upstream.response_timeout,
             idle_timeout: upstream.idle_timeout,
             max_idle: upstream.max_idle,
             metrics: Arc::clone(metrics),
@@ -112,13 +122,16 @@ impl ServerPool {
         self.metrics.ended(result);
     }
 
-    /// A new connection, made within `patience`, to a server that usually has `response_timeout` to answer.
-    pub(super) async fn connect(
-        &self,
-        patience: Duration,
-        response_timeout: Duration,
-    ) -> Result<Connection, ForwardError> {
-        Connection::open(&self.place, patience, response_timeout).await
+    /// A new connection.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none.
+    pub(super) async fn connect(&self) -> Result<Connection, ForwardError> {
+        let opened = Connection::open(&self.place, self.connect_timeout, self.response_timeout).await;
+        opened.inspect_err(|error| {
+            tracing::warn!(server = %self.name(), %error, "failed to connect to an upstream server");
+        })
     }
 }
 

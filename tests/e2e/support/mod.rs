@@ -2,9 +2,11 @@
 //! exactly the bytes it is told to.
 
 pub(crate) mod admin;
+pub(crate) mod authority;
 pub(crate) mod client;
 pub(crate) mod command;
 pub(crate) mod document;
+pub(crate) mod front;
 pub(crate) mod gateway;
 pub(crate) mod holder;
 pub(crate) mod issuer;
