@@ -203,7 +203,11 @@ impl Gateway {
         };
         let counting = control.clone();
         let sweeping = tokio::spawn(async move {
-            tokio::join!(control::keep_house(&counting), signing::keep_time(&counting));
+            tokio::join!(
+                control::keep_house(&counting),
+                control::forget_rates(&counting),
+                signing::keep_time(&counting)
+            );
         });
         // A store that forgets need not be told.
         let keeping = Arc::clone(&shared);

@@ -10,6 +10,7 @@ const DOCUMENTS: &[&str] = &[
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "docs/keys.md",
+    "docs/limits.md",
     "docs/operations.md",
     "docs/per-subject-keys.md",
     "docs/proxy.md",

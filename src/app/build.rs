@@ -14,7 +14,7 @@ use crate::keys::Published;
 use crate::keys::fetch::TrustError;
 use crate::keys::subject::OpenError;
 use crate::keys::{KeySet, KeySetError};
-use crate::proxy::{Snapshot, Sources, Supplier, UpstreamTls, UpstreamTlsError};
+use crate::proxy::{RateLimits, Snapshot, Sources, Supplier, UpstreamTls, UpstreamTlsError};
 use crate::revocation::{Horizons, IssuerHorizon, OWN_ISSUER, RevocationMap};
 use crate::server::{CertificateError, Identities, Identity};
 use crate::session::{self, Sessions};
@@ -220,7 +220,8 @@ pub(super) fn snapshot(config: &Config, parts: &Parts, before: Option<&Snapshot>
             Arc::new(AccessLog::open(&config.access_log, lost).map_err(BuildError::AccessLog)?)
         }
     };
-    let sources = Sources { suppliers, published, upstream_tls: upstream_tls(config)? };
+    let rate_limits = RateLimits::new(config, &parts.metrics, before.map(|before| &before.rate_limits));
+    let sources = Sources { suppliers, published, upstream_tls: upstream_tls(config)?, rate_limits };
     Ok(Snapshot::new(config.clone(), gate, sources, sessions, access_log, &parts.metrics))
 }
 

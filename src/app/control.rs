@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
@@ -241,6 +242,22 @@ pub(super) async fn keep_house(control: &Control) {
         let interval = control.shared.snapshot.load().config.revocation.sweep_interval;
         tokio::time::sleep(interval).await;
         sweep(control).await;
+    }
+}
+
+/// How often quotas that are whole again are forgotten. A crowd of clients fills the memory of a rule within
+/// seconds, and from then on newcomers share one quota.
+const FORGET_RATES: Duration = Duration::from_secs(5);
+
+/// Forgets what rate limits no longer need.
+pub(super) async fn forget_rates(control: &Control) {
+    loop {
+        tokio::time::sleep(FORGET_RATES).await;
+        let snapshot = control.shared.snapshot.load_full();
+        let sweeping = tokio::task::spawn_blocking(move || snapshot.rate_limits.sweep());
+        if let Err(error) = sweeping.await {
+            tracing::error!(%error, "the sweep of the rate limits ended early");
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a configuration is once it is checked: values that are right by construction.
 
+mod limits;
 mod tls;
 
 use std::net::SocketAddr;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use http::{HeaderName, Method};
 use ipnet::IpNet;
 
+pub use self::limits::{Limits, RateCounts, RateKey, RateLimit};
 pub use self::tls::{ClientAuth, ListenerCertificate, ListenerTls, TlsVersion};
 use crate::gate::{Constraint, Requirement};
 use crate::keys::subject::Terms;
@@ -43,6 +45,10 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// Bounds on what clients may send and how long they may take.
     pub limits: Limits,
+    /// Rules on how often, in file order; routes name them.
+    pub rate_limits: Vec<RateLimit>,
+    /// Indexes into these: how often the session endpoints may be asked.
+    pub endpoint_rate_limits: Vec<usize>,
     /// What happens on SIGTERM.
     pub shutdown: Shutdown,
     /// Where access-log lines go.
@@ -287,6 +293,8 @@ pub struct Route {
     pub max_body: Option<u64>,
     /// From the request head to the end of the response; `None`: unbounded.
     pub timeout: Option<Duration>,
+    /// Indexes into [`Config::rate_limits`]: how often it may be asked.
+    pub rate_limits: Vec<usize>,
 }
 
 /// Which paths a route covers, judged on the normalised path.
@@ -399,31 +407,6 @@ pub enum StoreConfig {
     Sqlite(PathBuf),
     /// Nothing survives; the log says so at start.
     Memory,
-}
-
-/// Bounds on what clients may send and how long they may take.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Bytes of a request head.
-    pub header_bytes: usize,
-    /// Fields of a request head.
-    pub header_count: usize,
-    /// Bytes of a request target.
-    pub uri_bytes: usize,
-    /// How long a request head may take, and how long a connection may stay idle between requests.
-    pub header_timeout: Duration,
-    /// How long a silence within a request body may be.
-    pub body_timeout: Duration,
-    /// How long a client may take to read any part of an answer.
-    pub write_timeout: Duration,
-    /// How long a TLS handshake may take, waiting for its turn included.
-    pub handshake_timeout: Duration,
-    /// TLS handshakes of each worker at once; at the bound others wait.
-    pub handshakes_per_worker: usize,
-    /// How long a tunnel may be silent in both directions.
-    pub tunnel_idle_timeout: Duration,
-    /// Open client connections of each worker; at the bound no more are accepted.
-    pub connections_per_worker: usize,
 }
 
 /// What happens on SIGTERM.

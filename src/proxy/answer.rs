@@ -43,6 +43,11 @@ pub enum Refusal {
     BodyBroken,
     /// It expects something other than `100-continue`.
     ExpectationFailed,
+    /// A rate limit does not let it pass.
+    RateLimited {
+        /// Seconds after which the next one may.
+        seconds: u64,
+    },
     /// No route covers it.
     NoRoute,
     /// The session that it names is not one of its sender's.
@@ -96,6 +101,7 @@ impl Refusal {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
+            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::NoRoute | Self::UnknownSession => StatusCode::NOT_FOUND,
             Self::UpstreamUnreachable | Self::UpstreamTlsFailed | Self::UpstreamBroken => StatusCode::BAD_GATEWAY,
             Self::UpstreamSlow => StatusCode::GATEWAY_TIMEOUT,
@@ -120,6 +126,7 @@ impl Refusal {
             Self::BodyTooSlow => "body_too_slow",
             Self::BodyBroken => "body_broken",
             Self::ExpectationFailed => "expectation_failed",
+            Self::RateLimited { .. } => "rate_limited",
             Self::NoRoute => "no_route",
             Self::UnknownSession => "unknown_session",
             Self::UpstreamUnreachable => "upstream_unreachable",
@@ -149,6 +156,7 @@ impl Refusal {
             | Self::Misdirected
             | Self::MethodNotAllowed(_)
             | Self::MethodNotImplemented
+            | Self::RateLimited { .. }
             | Self::NoRoute
             | Self::UnknownSession
             | Self::UpstreamUnreachable
@@ -180,6 +188,7 @@ impl Refusal {
             Self::BodyTooSlow => "the request body came too slowly",
             Self::BodyBroken => "the request body is malformed",
             Self::ExpectationFailed => "the expectation is not supported",
+            Self::RateLimited { .. } => "too many requests",
             Self::NoRoute => "no route for this request",
             Self::UnknownSession => "no such session",
             Self::UpstreamUnreachable => "the upstream could not be reached",
@@ -209,6 +218,9 @@ impl Refusal {
         }
         if matches!(self, Self::StoreNotDurable | Self::Denied(Denial::KeysUnavailable | Denial::ProofsExhausted)) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        }
+        if let Self::RateLimited { seconds } = self {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(*seconds));
         }
         if self.closes() {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -13,6 +13,7 @@ mod headers;
 mod need;
 mod opening;
 mod path;
+mod rate;
 mod record;
 mod refreshing;
 mod renewal;
@@ -45,6 +46,7 @@ pub use self::headers::{Coverage, Peer};
 pub use self::need::{Supplied, Supplier, settle};
 use self::opening::Login;
 pub use self::path::PathError;
+pub use self::rate::RateLimits;
 use self::record::Record;
 use self::renewal::{Earned, Logout, Renewal};
 use self::sender::DPOP;
@@ -96,6 +98,9 @@ pub async fn serve(
         }
     };
     response.headers_mut().insert(answer::REQUEST_ID, record.request_id.clone());
+    if let Some(told) = record.told.take() {
+        told.write(response.headers_mut());
+    }
     record.status = response.status();
     if let Some(upgraded) = record.upgraded.take() {
         record.count();
@@ -123,6 +128,9 @@ async fn pass(
         return Err(Refusal::Misdirected);
     }
     if let Some(endpoint) = endpoint::find(snapshot, target.path.matched()) {
+        if let Some(rules) = snapshot.rate_limits.of_endpoints() {
+            rules.ask_early(record.client, &mut record.told)?;
+        }
         return endpoint::answer(endpoint, local, record, &head, target.query, incoming).await;
     }
     let found = snapshot.routes.find(&target.host, target.path.matched(), &head.method);
@@ -132,10 +140,18 @@ async fn pass(
 
     let host = target.named.take();
     let host_text = host.as_ref().map(|it| it.to_str().unwrap_or_default());
+    let rules = snapshot.rate_limits.of_route(route_index);
+    if let Some(rules) = rules {
+        rules.ask_early(record.client, &mut record.told)?;
+    }
     let (passage, place) = match &route.auth {
         Requirement::Public => (Passage::Permitted(Permit::public()), None),
         Requirement::Token(demand) => {
-            let (permit, place) = decide(local, record, demand, &head, host_text, route.logout).await?;
+            let decided = decide(local, record, demand, &head, host_text, route.logout).await;
+            if let (Some(rules), Err(Refusal::Denied(denial))) = (rules, &decided) {
+                rules.denied(denial, record.client);
+            }
+            let (permit, place) = decided?;
             (Passage::Permitted(permit), Some(place))
         }
         Requirement::Reported(demand) => {
@@ -143,6 +159,9 @@ async fn pass(
             (Passage::Unenforced(route.auth.unenforced().ok_or(Refusal::Internal)?), None)
         }
     };
+    if let (Some(rules), Some(bearer)) = (rules, passage.bearer()) {
+        rules.ask_for(&bearer.verified, &mut record.told)?;
+    }
     let renewal = renewal::plan(local, record, &passage, &head.headers);
     if let (Renewal::Reused, Some(bearer)) = (renewal, passage.bearer()) {
         return Err(ending::reused(local, record, bearer).await);

@@ -11,6 +11,7 @@ use http::{HeaderValue, Method, StatusCode};
 
 use super::body::Progress;
 use super::headers::Peer;
+use super::rate::Told;
 use super::sender::RequestSender;
 use super::snapshot::Local;
 use super::stream::{Handover, Upgraded};
@@ -62,6 +63,8 @@ pub(super) struct Record {
     pub(super) upgraded: Option<Box<Upgraded>>,
     /// Whether it was counted as finished already.
     counted: bool,
+    /// What the client is told of the rate limits that were asked for it.
+    pub(super) told: Option<Box<Told>>,
     /// Host and path, only if they are going to be logged.
     pub(super) target: Option<Box<(String, String)>>,
 }
@@ -100,6 +103,7 @@ impl Record {
             tunnel_in: 0,
             upgraded: None,
             counted: false,
+            told: None,
             target: None,
         }
     }

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 
 use super::headers::Cleaner;
 use super::need::Supplier;
+use super::rate::RateLimits;
 use super::request_id::RequestIds;
 use super::route::RouteTable;
 use super::upstream::{Pool, UpstreamTls};
@@ -61,6 +62,8 @@ pub struct Snapshot {
     pub mapping_of: Vec<usize>,
     /// Gateway sessions, when there are any.
     pub sessions: Option<Arc<Sessions>>,
+    /// How often what may be asked.
+    pub rate_limits: RateLimits,
     /// Where access-log lines go.
     pub access_log: Arc<AccessLog>,
     /// Series by route; the last is for requests that took none.
@@ -80,6 +83,8 @@ pub struct Sources {
     pub published: Vec<Option<Arc<Published>>>,
     /// By upstream: how its `https` servers are spoken to.
     pub upstream_tls: Vec<Option<Arc<UpstreamTls>>>,
+    /// How often what may be asked, and how it stands with that.
+    pub rate_limits: RateLimits,
 }
 
 impl Snapshot {
@@ -109,6 +114,7 @@ impl Snapshot {
             route_metrics: routes.map(|name| metrics.route(name)).collect(),
             decision_metrics: issuers.map(|name| metrics.issuer(name)).collect(),
             upstream_metrics: config.upstreams.iter().map(|upstream| metrics.upstream(&upstream.name)).collect(),
+            rate_limits: sources.rate_limits,
             mappings,
             mapping_of,
             gate,

@@ -9,7 +9,7 @@ use prometheus::{Histogram, IntCounter, IntGauge, TextEncoder};
 
 use super::certificates::CertificateMetrics;
 use super::series::Series;
-use super::{DecisionMetrics, KeysMetrics, RouteMetrics, StreamMetrics, UpstreamMetrics, buckets};
+use super::{DecisionMetrics, KeysMetrics, Limit, LimitMetrics, RouteMetrics, StreamMetrics, UpstreamMetrics, buckets};
 use crate::revocation::{Reason, Source, TargetKind};
 use crate::token::Algorithm;
 
@@ -141,6 +141,9 @@ pub struct Metrics {
     keys: Table<KeysMetrics>,
     certificates: Mutex<CertificateMetrics>,
     verifications: [OnceLock<Histogram>; Algorithm::ALL.len()],
+    rate_limits: Table<IntCounter>,
+    /// Limits that have bitten.
+    pub limits: LimitMetrics,
     /// Tunnels and long answers.
     pub streams: StreamMetrics,
     /// `requests_in_flight`: raised when a request head was read, lowered when its response has ended.
@@ -188,6 +191,8 @@ impl Metrics {
             keys: Table::default(),
             certificates: Mutex::default(),
             verifications: std::array::from_fn(|_| OnceLock::new()),
+            rate_limits: Table::default(),
+            limits: LimitMetrics::new(&series),
             streams: StreamMetrics::new(&series),
             requests_in_flight: series.gauge("requests_in_flight", "Requests being worked on.", &[]),
             token_cache_hits: cache("hit"),
@@ -244,6 +249,15 @@ impl Metrics {
     /// its first name. What is not among them is not exported any more.
     pub fn set_certificates<'c>(&self, shown: impl IntoIterator<Item = (&'c str, &'c str, Duration)>) {
         self.certificates.lock().unwrap_or_else(PoisonError::into_inner).set(&self.series, shown);
+    }
+
+    /// `rate_limited_total` of the rule `name`, and what counts the quotas that there was no room for.
+    #[must_use]
+    pub fn rate_limit(&self, name: &str) -> (IntCounter, IntCounter) {
+        let help = "Requests refused by a rate limit.";
+        let limited =
+            entry(&self.rate_limits, name, || self.series.counter("rate_limited_total", help, &[("rule", name)]));
+        (IntCounter::clone(&limited), self.limits.counter(Limit::RateLimitKeys))
     }
 
     /// Counts one signature check.

@@ -26,6 +26,7 @@ mod messages;
 mod metrics;
 mod origin;
 mod paths;
+mod rate_limits;
 mod refresh;
 mod reload;
 mod revocations;

@@ -10,6 +10,7 @@ mod identity;
 mod issuer;
 mod limits;
 mod place;
+mod rate_limit;
 mod route;
 mod secret;
 mod session;
@@ -45,11 +46,13 @@ pub(super) fn lower(raw: &raw::Root, root: &Node, findings: &mut Findings, files
     let token = lower.token(raw.token.as_ref(), &top.key("token"), &limits);
     let identity = lower.identity(raw.claims_to_headers.as_ref(), &top.key("claims_to_headers"), &token);
     let upstreams = lower.upstreams(raw.upstreams.as_ref(), &top.key("upstreams"));
+    let rate_limits = lower.rate_limits(raw.rate_limits.as_ref(), &top.key("rate_limits"));
     let mut issuers = lower.issuers(raw.issuers.as_ref(), &top.key("issuers"));
     let names = route::Names {
         upstreams: upstreams.iter().map(|upstream| upstream.name.as_str()).collect(),
         issuers: issuers.iter().map(|issuer| issuer.name.as_str()).collect(),
         session: raw.session.is_some(),
+        rate_limits: &rate_limits,
     };
     let routes = lower.routes(
         raw.routes.as_deref().unwrap_or_default(),
@@ -59,6 +62,12 @@ pub(super) fn lower(raw: &raw::Root, root: &Node, findings: &mut Findings, files
     );
     let session =
         raw.session.as_ref().map(|session| lower.session(session, &top.key("session"), &mut issuers, &routes, &token));
+    let endpoint_rate_limits = lower.rules_named(
+        raw.session.as_ref().and_then(|session| session.rate_limits.as_deref()),
+        &top.key("session").key("rate_limits"),
+        &rate_limits,
+        Some("the endpoints are asked before it is: count by `address` or `route`"),
+    );
     let revocation = lower.revocation(raw.revocation.as_ref(), &top.key("revocation"));
     let trusted_proxies = lower.trusted_proxies(raw.trusted_proxies.as_deref(), &top.key("trusted_proxies"));
     let shutdown = lower.shutdown(raw.shutdown.as_ref(), &top.key("shutdown"));
@@ -76,6 +85,8 @@ pub(super) fn lower(raw: &raw::Root, root: &Node, findings: &mut Findings, files
         revocation,
         trusted_proxies,
         limits,
+        rate_limits,
+        endpoint_rate_limits,
         shutdown,
         access_log,
     }

@@ -7,7 +7,7 @@ use http::Method;
 use super::issuer::{SESSION, constraint};
 use super::upstream::is_host;
 use super::{DAY, DECADE, Lower, MILLISECOND, Place, SECOND};
-use crate::config::model::{Identity, PathMatch, Route, TokenConfig};
+use crate::config::model::{Identity, PathMatch, RateLimit, Route, TokenConfig};
 use crate::config::problem::did_you_mean;
 use crate::config::{path, raw};
 use crate::gate::{ClaimRule, Demand, Pattern, Requirement, Test};
@@ -18,6 +18,7 @@ pub(super) struct Names<'a> {
     pub(super) issuers: Vec<&'a str>,
     /// Whether the gateway has sessions.
     pub(super) session: bool,
+    pub(super) rate_limits: &'a [RateLimit],
 }
 
 /// What holds for routes that do not say otherwise.
@@ -111,6 +112,13 @@ impl Lower<'_, '_> {
             Some(raw::Size::Text(text)) if text == "none" => None,
             size => Some(self.size(size.as_ref(), &place.key("max_body"), 0..=u64::MAX)),
         };
+        let no_subject = match auth {
+            Requirement::Public => Some("the route is public: count by `address` or `route`"),
+            Requirement::Reported(_) => Some("the route only reports: count by `address` or `route`"),
+            Requirement::Token(_) => None,
+        };
+        let at = place.key("rate_limits");
+        let rate_limits = self.rules_named(raw.rate_limits.as_deref(), &at, names.rate_limits, no_subject);
         Route {
             name,
             hosts,
@@ -126,6 +134,7 @@ impl Lower<'_, '_> {
             upgrades: self.upgrades(raw.upgrades.as_deref().unwrap_or_default(), &place.key("upgrades")),
             max_body,
             timeout: self.duration_or_none(raw.timeout.as_ref(), &place.key("timeout"), MILLISECOND..=DAY),
+            rate_limits,
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod edge;
 mod issuer;
+mod rate_limit;
 mod route;
 mod session;
 mod tls;
@@ -23,6 +24,7 @@ pub(super) use self::edge::{Admin, AdminToken, Limits, Listener, LogFile, LogWor
 pub(super) use self::issuer::{
     Constraint, Credential, CredentialService, DeriveWord, Issuer, Keys, PerSubject, Postgres, TlsWord,
 };
+pub(super) use self::rate_limit::{RateCounts, RateKey, RateLimit};
 pub(super) use self::route::{AuthWord, ClaimTest, Demand, Identity, Match, Preset, Route};
 pub(super) use self::session::{
     Delivery, Devices, Exchange, Refresh, RefreshDelivery, Reissue, Rotation, Session, SessionKeys,
@@ -71,6 +73,9 @@ pub(super) struct Root {
     /// Bounds on what clients may send and how long they may take.
     #[schemars(extend("default" = {}))]
     pub(super) limits: Option<Limits>,
+    /// Rules on how often something may be asked, by name; routes name them.
+    #[schemars(extend("default" = {}))]
+    pub(super) rate_limits: Option<BTreeMap<String, RateLimit>>,
     /// What happens on SIGTERM.
     #[schemars(extend("default" = {}))]
     pub(super) shutdown: Option<Shutdown>,

@@ -49,6 +49,9 @@ pub(in crate::config) struct Route {
     /// From the request head to the end of the response, or `none`.
     #[schemars(extend("default" = "none"))]
     pub(in crate::config) timeout: Option<Duration>,
+    /// How often it may be asked: names of `rate_limits`, each of which must agree.
+    #[schemars(extend("default" = []))]
+    pub(in crate::config) rate_limits: Option<Vec<String>>,
 }
 
 /// Which requests a route covers; what is left out is not looked at.

@@ -47,6 +47,10 @@ pub(in crate::config) struct Session {
     /// What is kept of open sessions, for their owners and for operators.
     #[schemars(extend("default" = {}))]
     pub(in crate::config) devices: Option<Devices>,
+    /// How often the session endpoints may be asked, `/session/refresh` among them: names of `rate_limits` that
+    /// count by address or route.
+    #[schemars(extend("default" = []))]
+    pub(in crate::config) rate_limits: Option<Vec<String>>,
 }
 
 /// Refresh tokens: each is good for one use, at `POST /session/refresh`.

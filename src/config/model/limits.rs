@@ -1,0 +1,67 @@
+//! How much and how often.
+
+use std::time::Duration;
+
+/// Bounds on what clients may send and how long they may take.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of a request head.
+    pub header_bytes: usize,
+    /// Fields of a request head.
+    pub header_count: usize,
+    /// Bytes of a request target.
+    pub uri_bytes: usize,
+    /// How long a request head may take, and how long a connection may stay idle between requests.
+    pub header_timeout: Duration,
+    /// How long a silence within a request body may be.
+    pub body_timeout: Duration,
+    /// How long a client may take to read any part of an answer.
+    pub write_timeout: Duration,
+    /// How long a TLS handshake may take, waiting for its turn included.
+    pub handshake_timeout: Duration,
+    /// TLS handshakes of each worker at once; at the bound others wait.
+    pub handshakes_per_worker: usize,
+    /// How long a tunnel may be silent in both directions.
+    pub tunnel_idle_timeout: Duration,
+    /// Open client connections of each worker; at the bound no more are accepted.
+    pub connections_per_worker: usize,
+}
+
+/// One rule on how often something may be asked: `count` in each `period` on average, `burst` at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// The config name, in headers and as a metric label.
+    pub name: String,
+    /// What has a quota of its own.
+    pub key: RateKey,
+    /// Requests in each period; at least one.
+    pub count: u32,
+    /// The period; at least a second, at most a day.
+    pub period: Duration,
+    /// Requests at once; at least one.
+    pub burst: u32,
+    /// What uses the quota up.
+    pub counts: RateCounts,
+    /// Quotas remembered at most; beyond it newcomers share one.
+    pub max_keys: usize,
+}
+
+/// What has a quota of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateKey {
+    /// The client's address; of IPv6 the first 64 bits.
+    Address,
+    /// The route.
+    Route,
+    /// The subject of a verified token, with its issuer.
+    Subject,
+}
+
+/// What uses a quota up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateCounts {
+    /// Tokens that are refused, unless they have merely expired.
+    Denials,
+    /// Every request.
+    Requests,
+}
