@@ -27,7 +27,7 @@ use crate::cli::{Exit, Failure, RunOptions};
 use crate::config::{self, Loaded, StoreConfig};
 use crate::gate::Replays;
 use crate::intake::Ledger;
-use crate::proxy::{Shared, Snapshot};
+use crate::proxy::{Checks, Shared, Snapshot};
 use crate::revocation::RevocationMap;
 use crate::server::{Identities, Sockets, Workers};
 use crate::session::Registry;
@@ -196,7 +196,9 @@ impl Gateway {
             workers,
             listeners: addresses.iter().map(ToString::to_string).collect(),
             draining: AtomicBool::new(false),
+            checks: Checks::default(),
         });
+        control.checks.follow(&shared.snapshot.load());
         let admin = match &config.admin {
             None => None,
             Some(admin) => Some(serve_admin(admin, &control, &metrics, audit, clock).await?),

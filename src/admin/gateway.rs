@@ -1,5 +1,6 @@
 //! What the admin API asks of the running gateway. The composition root implements [`Gateway`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use crate::gate::Denial;
 use crate::keys::subject;
 use crate::revocation::Target;
 use crate::session::{Open, Wanted};
+use crate::telemetry::ServerState;
 use crate::time::Timestamp;
 
 /// An answer that takes a while.
@@ -173,6 +175,23 @@ pub struct Status {
     pub config_loaded_at: Timestamp,
     /// Whether the gateway is shutting down.
     pub draining: bool,
+    /// By the name of the upstream and of the server: how it stands.
+    pub upstreams: BTreeMap<String, BTreeMap<String, ServerInfo>>,
+}
+
+/// How a server stands.
+#[derive(Clone, Debug, Serialize)]
+pub struct ServerInfo {
+    /// Whether requests go to it.
+    pub state: ServerState,
+    /// Its share of the requests, beside the others'.
+    pub weight: u64,
+    /// Since when, if it has ever stood otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// A reload that was taken up.

@@ -38,7 +38,8 @@ use crate::telemetry::{Audit, AuditEvent, Metrics};
 use crate::time::{Clock, Timestamp};
 
 pub use gateway::{
-    Explanation, Gateway, KeyInfo, KeyState, Pending, Question, ReloadError, Reloaded, RotateError, Status, Step,
+    Explanation, Gateway, KeyInfo, KeyState, Pending, Question, ReloadError, Reloaded, RotateError, ServerInfo, Status,
+    Step,
 };
 pub use listener::{Listener, serve};
 

@@ -221,7 +221,8 @@ pub(super) fn snapshot(config: &Config, parts: &Parts, before: Option<&Snapshot>
         }
     };
     let rate_limits = RateLimits::new(config, &parts.metrics, before.map(|before| &before.rate_limits));
-    let sources = Sources { suppliers, published, upstream_tls: upstream_tls(config)?, rate_limits };
+    let groups = before.map(|before| before.groups.clone()).unwrap_or_default();
+    let sources = Sources { suppliers, published, upstream_tls: upstream_tls(config)?, rate_limits, groups };
     Ok(Snapshot::new(config.clone(), gate, sources, sessions, access_log, &parts.metrics))
 }
 

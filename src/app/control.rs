@@ -1,21 +1,24 @@
 //! What operators ask of the running gateway and change in it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::time::Instant;
 
 use super::build::{self, BuildError, Parts};
 use super::{keys, signing};
 use crate::admin::{
-    Credentials, Explanation, Gateway, KeyInfo, Pending, Question, ReloadError, Reloaded, RotateError, Status,
+    Credentials, Explanation, Gateway, KeyInfo, Pending, Question, ReloadError, Reloaded, RotateError, ServerInfo,
+    Status,
 };
 use crate::config::{self, Loaded};
 use crate::gate::Denial;
 use crate::keys::subject;
-use crate::proxy::{Shared, explain, settle};
+use crate::proxy::{Checks, ServerView, Shared, explain, settle};
 use crate::revocation::{Target, TargetKind};
 use crate::session::{Open, Wanted};
 use crate::telemetry::StoreOperation;
@@ -36,6 +39,8 @@ pub struct Control {
     pub(super) workers: usize,
     pub(super) listeners: Vec<String>,
     pub(super) draining: AtomicBool,
+    /// The checks of upstream servers.
+    pub(super) checks: Checks,
 }
 
 /// The configuration in force.
@@ -57,6 +62,19 @@ impl Control {
         if let Err(error) = self.shared.snapshot.load().access_log.reopen() {
             tracing::error!(%error, "failed to reopen the access log");
         }
+    }
+
+    /// How the servers of every upstream stand.
+    fn upstreams(&self) -> BTreeMap<String, BTreeMap<String, ServerInfo>> {
+        let (now, time) = (Instant::now(), self.shared.clock.now());
+        let info = |server: ServerView| {
+            let (ago, why) = server.changed.unzip();
+            let since = ago.map(|ago| time.minus(ago));
+            (server.name, ServerInfo { state: server.state, weight: server.weight, since, why })
+        };
+        let snapshot = self.shared.snapshot.load();
+        let groups = snapshot.groups.iter();
+        groups.map(|group| (group.name().to_owned(), group.servers(now).into_iter().map(info).collect())).collect()
     }
 
     async fn take_up(&self, loaded: Loaded) -> Result<Reloaded, ReloadError> {
@@ -86,6 +104,7 @@ impl Control {
         self.parts.replays.set_max(snapshot.config.token.proofs.max);
         // Before anybody is judged by it: what was used is not forgotten sooner than it is good.
         self.parts.replays.outlive(snapshot.config.token.proofs.life(), self.shared.clock.now());
+        self.checks.follow(&snapshot);
         self.shared.snapshot.store(Arc::new(snapshot));
         // Whatever was judged under the old keys and rules is judged again.
         self.parts.map.bump();
@@ -128,6 +147,7 @@ impl Gateway for Control {
             config_digest: in_force.loaded.digest.clone(),
             config_loaded_at: in_force.since,
             draining: self.draining.load(Ordering::Acquire),
+            upstreams: self.upstreams(),
         }
     }
 
@@ -168,6 +188,7 @@ impl Gateway for Control {
 
     fn observe(&self) {
         let now = self.shared.clock.now();
+        self.shared.snapshot.load().groups.iter().for_each(|group| group.observe(Instant::now()));
         for published in self.shared.snapshot.load().published.iter().flatten() {
             if let Some(fetched) = published.standing().fetched {
                 self.parts.metrics.keys(&published.issuer().name).set_age(now.since(fetched));

@@ -1,6 +1,7 @@
 //! What a configuration is once it is checked: values that are right by construction.
 
 mod limits;
+mod servers;
 mod tls;
 
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use http::{HeaderName, Method};
 use ipnet::IpNet;
 
 pub use self::limits::{Limits, RateCounts, RateKey, RateLimit};
+pub use self::servers::{Ejection, Health, Retries, RetryOn};
 pub use self::tls::{ClientAuth, ListenerCertificate, ListenerTls, TlsVersion};
 use crate::gate::{Constraint, Requirement};
 use crate::keys::subject::Terms;
@@ -237,6 +239,14 @@ pub struct Upstream {
     pub idle_timeout: Duration,
     /// Idle connections kept per worker and server.
     pub max_idle: usize,
+    /// What its servers are asked now and then; `None`: nothing.
+    pub health: Option<Health>,
+    /// When a server that fails is taken out of use.
+    pub ejection: Ejection,
+    /// Over how long a server that came back takes up its share.
+    pub slow_start: Option<Duration>,
+    /// When a request is sent once more.
+    pub retries: Retries,
 }
 
 /// TLS to the servers of an upstream; the texts are read when the config is loaded.
@@ -259,6 +269,8 @@ pub struct Server {
     pub host: String,
     /// Port.
     pub port: u16,
+    /// Its share of the requests, beside the others'; at least 1.
+    pub weight: u32,
 }
 
 /// One route.

@@ -52,6 +52,8 @@ pub enum Refusal {
     NoRoute,
     /// The session that it names is not one of its sender's.
     UnknownSession,
+    /// No server of the upstream is healthy, so none was asked.
+    UpstreamUnhealthy,
     /// No server of the upstream could be reached.
     UpstreamUnreachable,
     /// The server of the upstream could not be verified over TLS, or did not accept the gateway's certificate.
@@ -105,7 +107,7 @@ impl Refusal {
             Self::NoRoute | Self::UnknownSession => StatusCode::NOT_FOUND,
             Self::UpstreamUnreachable | Self::UpstreamTlsFailed | Self::UpstreamBroken => StatusCode::BAD_GATEWAY,
             Self::UpstreamSlow => StatusCode::GATEWAY_TIMEOUT,
-            Self::StoreNotDurable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UpstreamUnhealthy | Self::StoreNotDurable => StatusCode::SERVICE_UNAVAILABLE,
             Self::CookieTooLarge | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -129,6 +131,7 @@ impl Refusal {
             Self::RateLimited { .. } => "rate_limited",
             Self::NoRoute => "no_route",
             Self::UnknownSession => "unknown_session",
+            Self::UpstreamUnhealthy => "upstream_unhealthy",
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamTlsFailed => "upstream_tls_failed",
             Self::UpstreamBroken => "upstream_broken",
@@ -159,6 +162,7 @@ impl Refusal {
             | Self::RateLimited { .. }
             | Self::NoRoute
             | Self::UnknownSession
+            | Self::UpstreamUnhealthy
             | Self::UpstreamUnreachable
             | Self::UpstreamTlsFailed
             | Self::UpstreamBroken
@@ -191,6 +195,7 @@ impl Refusal {
             Self::RateLimited { .. } => "too many requests",
             Self::NoRoute => "no route for this request",
             Self::UnknownSession => "no such session",
+            Self::UpstreamUnhealthy => "no server of the upstream is healthy",
             Self::UpstreamUnreachable => "the upstream could not be reached",
             Self::UpstreamTlsFailed => "the upstream could not be reached over TLS",
             Self::UpstreamBroken => "the upstream gave no valid response",
@@ -216,7 +221,7 @@ impl Refusal {
         if let Self::MethodNotAllowed(allowed) = self {
             headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
         }
-        if matches!(self, Self::StoreNotDurable | Self::Denied(Denial::KeysUnavailable | Denial::ProofsExhausted)) {
+        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
         }
         if let Self::RateLimited { seconds } = self {
@@ -495,6 +500,7 @@ mod tests {
             (Refusal::BodyBroken, 400),
             (Refusal::ExpectationFailed, 417),
             (Refusal::UnknownSession, 404),
+            (Refusal::UpstreamUnhealthy, 503),
             (Refusal::UpstreamUnreachable, 502),
             (Refusal::UpstreamTlsFailed, 502),
             (Refusal::UpstreamBroken, 502),

@@ -54,8 +54,8 @@ pub use self::snapshot::{Local, Shared, Snapshot, Sources, Worker};
 use self::stream::{GRACE, Held, Upgrade, Upgraded};
 pub use self::stream::{Handover, Tunnel};
 use self::target::Target;
+pub use self::upstream::{Checks, Group, ServerView, UpstreamTls, UpstreamTlsError};
 use self::upstream::{ForwardError, Lease};
-pub use self::upstream::{UpstreamTls, UpstreamTlsError};
 use crate::config::{Route, TokenPlace};
 use crate::gate::{
     Admission, Demand, Denial, Gate, Passage, Permit, Presentation, Remembered, Requirement, Stage, Verified,
@@ -506,6 +506,7 @@ fn rewritten(target: &Target<'_>, uri: &Uri) -> Option<Uri> {
 
 const fn refusal_of(error: &ForwardError) -> Refusal {
     match error {
+        ForwardError::NoServer => Refusal::UpstreamUnhealthy,
         ForwardError::Refused => Refusal::UpstreamUnreachable,
         ForwardError::TlsFailed => Refusal::UpstreamTlsFailed,
         ForwardError::ConnectTimedOut | ForwardError::TimedOut => Refusal::UpstreamSlow,

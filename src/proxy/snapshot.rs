@@ -5,13 +5,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::time::Instant;
 
 use super::headers::Cleaner;
 use super::need::Supplier;
 use super::rate::RateLimits;
 use super::request_id::RequestIds;
 use super::route::RouteTable;
-use super::upstream::{Pool, UpstreamTls};
+use super::upstream::{Group, Pool, UpstreamTls};
 use crate::config::{Config, Identity};
 use crate::gate::{Gate, TokenCache};
 use crate::intake::Ledger;
@@ -72,6 +73,8 @@ pub struct Snapshot {
     pub decision_metrics: Vec<Arc<DecisionMetrics>>,
     /// Series by upstream.
     pub upstream_metrics: Vec<Arc<UpstreamMetrics>>,
+    /// By upstream: how its servers stand.
+    pub groups: Vec<Arc<Group>>,
 }
 
 /// Where what is not in the configuration itself comes from.
@@ -85,6 +88,8 @@ pub struct Sources {
     pub upstream_tls: Vec<Option<Arc<UpstreamTls>>>,
     /// How often what may be asked, and how it stands with that.
     pub rate_limits: RateLimits,
+    /// How the servers of upstreams stood before; in no order.
+    pub groups: Vec<Arc<Group>>,
 }
 
 impl Snapshot {
@@ -98,6 +103,14 @@ impl Snapshot {
         access_log: Arc<AccessLog>,
         metrics: &Metrics,
     ) -> Self {
+        let upstream_metrics: Vec<_> =
+            config.upstreams.iter().map(|upstream| metrics.upstream(&upstream.name)).collect();
+        let upstreams = config.upstreams.iter().zip(&upstream_metrics);
+        let groups = upstreams.map(|(upstream, metrics)| {
+            let before = sources.groups.iter().find(|group| group.name() == upstream.name);
+            Arc::new(Group::new(upstream, metrics, before.map(Arc::as_ref), Instant::now()))
+        });
+        let groups = groups.collect();
         let mut mappings: Vec<Identity> = Vec::new();
         let mapping_of = config.routes.iter().map(|route| {
             mappings.iter().position(|mapping| *mapping == route.identity).unwrap_or_else(|| {
@@ -113,7 +126,8 @@ impl Snapshot {
             cleaner: Cleaner::new(mappings.iter().chain([&config.identity])),
             route_metrics: routes.map(|name| metrics.route(name)).collect(),
             decision_metrics: issuers.map(|name| metrics.issuer(name)).collect(),
-            upstream_metrics: config.upstreams.iter().map(|upstream| metrics.upstream(&upstream.name)).collect(),
+            upstream_metrics,
+            groups,
             rate_limits: sources.rate_limits,
             mappings,
             mapping_of,
@@ -179,10 +193,10 @@ impl Worker {
 impl Local {
     fn new(shared: &Arc<Shared>, snapshot: Arc<Snapshot>) -> Rc<Self> {
         let tls = snapshot.upstream_tls.iter().map(Option::as_ref).chain(std::iter::repeat(None));
-        let upstreams = snapshot.config.upstreams.iter().zip(tls).zip(&snapshot.upstream_metrics);
+        let upstreams = snapshot.config.upstreams.iter().zip(tls).zip(&snapshot.groups);
         Rc::new(Self {
             cache: TokenCache::new(snapshot.config.token.cache_bytes),
-            pools: upstreams.map(|((upstream, tls), metrics)| Pool::new(upstream, tls, metrics)).collect(),
+            pools: upstreams.map(|((upstream, tls), group)| Pool::new(upstream, tls, group)).collect(),
             shared: Arc::clone(shared),
             snapshot,
         })

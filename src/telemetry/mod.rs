@@ -14,6 +14,7 @@ mod limits;
 mod metrics;
 mod route;
 mod series;
+mod servers;
 mod streams;
 mod upstream;
 mod writer;
@@ -25,6 +26,7 @@ pub use keys::KeysMetrics;
 pub use limits::{Limit, LimitMetrics};
 pub use metrics::{Metrics, RefreshResult, ReissueResult, SessionOpening, StoreOperation};
 pub use route::RouteMetrics;
+pub use servers::{RetryResult, ServerMetrics, ServerState};
 pub use streams::{OpenStream, StreamMetrics};
 pub use upstream::{UpstreamMetrics, UpstreamResult};
 

@@ -2,6 +2,7 @@
 
 use prometheus::{IntCounter, IntGauge};
 
+use super::ServerMetrics;
 use super::series::Series;
 
 /// How one attempt to have a request answered by an upstream ended.
@@ -22,11 +23,13 @@ pub enum UpstreamResult {
     Broken,
     /// The client went away first.
     ClientGone,
+    /// No server was asked, because none is healthy.
+    NoServer,
 }
 
 impl UpstreamResult {
     /// Every result.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Answered,
         Self::Refused,
         Self::TlsFailed,
@@ -34,6 +37,7 @@ impl UpstreamResult {
         Self::TimedOut,
         Self::Broken,
         Self::ClientGone,
+        Self::NoServer,
     ];
 
     /// The label value.
@@ -47,6 +51,7 @@ impl UpstreamResult {
             Self::TimedOut => "timed_out",
             Self::Broken => "broken",
             Self::ClientGone => "client_gone",
+            Self::NoServer => "no_server",
         }
     }
 }
@@ -59,6 +64,8 @@ pub struct UpstreamMetrics {
     pub active: IntGauge,
     /// Connections waiting for a request.
     pub idle: IntGauge,
+    /// How its servers stand, and what was sent again.
+    pub servers: ServerMetrics,
 }
 
 impl UpstreamMetrics {
@@ -71,7 +78,8 @@ impl UpstreamMetrics {
             let labels = [("upstream", upstream), ("result", result.name())];
             series.counter("upstream_requests_total", "Requests sent upstream, by how they ended.", &labels)
         });
-        Self { requests, active: connections("active"), idle: connections("idle") }
+        let servers = ServerMetrics::new(series, upstream);
+        Self { requests, active: connections("active"), idle: connections("idle"), servers }
     }
 
     /// Counts one attempt.

@@ -32,6 +32,7 @@ mod reload;
 mod revocations;
 mod rotation;
 mod secrecy;
+mod server_health;
 mod server_names;
 mod session_guide;
 mod session_limits;

@@ -88,6 +88,7 @@ impl Gateway for FakeGateway {
             config_digest: "abc".to_owned(),
             config_loaded_at: now(),
             draining: false,
+            upstreams: std::collections::BTreeMap::new(),
         }
     }
 

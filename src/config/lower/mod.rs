@@ -13,6 +13,7 @@ mod place;
 mod rate_limit;
 mod route;
 mod secret;
+mod servers;
 mod session;
 mod tls;
 mod token;

@@ -19,13 +19,20 @@ impl Lower<'_, '_> {
             let Some(raw) = raw.and_then(|all| all.get(name)) else { continue };
             self.name(name, "an upstream", &place.at_key());
             let mut servers: Vec<Server> = Vec::new();
-            for (index, text) in raw.servers.iter().flatten().enumerate() {
+            for (index, raw) in raw.servers.iter().flatten().enumerate() {
                 let at = place.key("servers").item(index);
+                let (text, weight, at) = match raw {
+                    raw::Either::Short(text) => (text, 1, at),
+                    raw::Either::Long(raw::WeightedServer { url: Some(text), weight }) => {
+                        (text, weight.unwrap_or(1), at.key("url"))
+                    }
+                    raw::Either::Long(_) => continue,
+                };
                 let Some(server) = self.server(text, &at) else { continue };
-                if servers.contains(&server) {
+                if servers.iter().any(|other| (&other.host, other.port) == (&server.host, server.port)) {
                     self.error(&at, format!("`{text}` is named twice"), "");
                 }
-                servers.push(server);
+                servers.push(Server { weight, ..server });
             }
             let tls = place.key("tls");
             let tls = raw.tls.as_ref().map(|raw| self.upstream_tls(raw, &servers, &tls)).unwrap_or_default();
@@ -39,6 +46,10 @@ impl Lower<'_, '_> {
                 response_timeout: span(raw.response_timeout.as_ref(), "response_timeout"),
                 idle_timeout: span(raw.idle_timeout.as_ref(), "idle_timeout"),
                 max_idle: usize::try_from(raw.max_idle.unwrap_or(0)).unwrap_or(usize::MAX),
+                health: raw.health.as_ref().map(|raw| self.health(raw, &place.key("health"))),
+                ejection: self.ejection(raw.ejection.as_ref(), &place.key("ejection")),
+                slow_start: self.duration_or_none(raw.slow_start.as_ref(), &place.key("slow_start"), wait.clone()),
+                retries: self.retries(raw.retries.as_ref(), &place.key("retries")),
             });
         }
         upstreams
@@ -120,7 +131,7 @@ impl Lower<'_, '_> {
             self.error(place, wrong, "write `http://host:port`");
             return None;
         }
-        Some(Server { tls, host: host.to_ascii_lowercase(), port })
+        Some(Server { tls, host: host.to_ascii_lowercase(), port, weight: 1 })
     }
 }
 

@@ -9,6 +9,7 @@ mod edge;
 mod issuer;
 mod rate_limit;
 mod route;
+mod servers;
 mod session;
 mod tls;
 mod token;
@@ -26,6 +27,7 @@ pub(super) use self::issuer::{
 };
 pub(super) use self::rate_limit::{RateCounts, RateKey, RateLimit};
 pub(super) use self::route::{AuthWord, ClaimTest, Demand, Identity, Match, Preset, Route};
+pub(super) use self::servers::{Ejection, Health, Retries, RetryCause, WeightedServer};
 pub(super) use self::session::{
     Delivery, Devices, Exchange, Refresh, RefreshDelivery, Reissue, Rotation, Session, SessionKeys,
 };

@@ -3,15 +3,16 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::Duration;
+use super::{Duration, Either, Ejection, Health, Retries, WeightedServer};
 
 /// A group of servers that do the same work.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Upstream {
-    /// `http://host:port` or `https://host:port` of each; the one with the fewest running requests is chosen.
-    #[schemars(with = "Vec<String>", length(min = 1), inner(length(min = 1)))]
-    pub(in crate::config) servers: Option<Vec<String>>,
+    /// `http://host:port` or `https://host:port` of each, or a mapping with its weight; the one with the fewest
+    /// running requests for its weight is chosen.
+    #[schemars(with = "Vec<Either<String, WeightedServer>>", length(min = 1))]
+    pub(in crate::config) servers: Option<Vec<Either<String, WeightedServer>>>,
     /// How `https` servers are verified, and what they are shown. Absent: the system's authorities, and nothing.
     pub(in crate::config) tls: Option<UpstreamTls>,
     /// How long a connection may take to be made, TLS included.
@@ -26,6 +27,17 @@ pub(in crate::config) struct Upstream {
     /// Idle connections kept per worker and server.
     #[schemars(range(max = 65535), extend("default" = 64))]
     pub(in crate::config) max_idle: Option<u64>,
+    /// What its servers are asked now and then. Absent: they are not asked.
+    pub(in crate::config) health: Option<Health>,
+    /// When a server that fails at traffic is taken out of use for a while.
+    #[schemars(extend("default" = {}))]
+    pub(in crate::config) ejection: Option<Ejection>,
+    /// Over how long a server that came back takes up its share, from a tenth of it, or `none`: at once.
+    #[schemars(extend("default" = "none"))]
+    pub(in crate::config) slow_start: Option<Duration>,
+    /// When a request is sent once more.
+    #[schemars(extend("default" = {}))]
+    pub(in crate::config) retries: Option<Retries>,
 }
 
 /// TLS to the servers of an upstream. The files are read again at a reload.

@@ -46,6 +46,9 @@ upstreams:
   shop:
     servers: [http://127.0.0.1:3000, http://127.0.0.1:3001]
     connect_timeout: 5s
+    health: { path: /healthz, expect: 200-399, host: shop.internal }
+    ejection: { after: none, time: 10s }
+    retries: { on: [gateway_errors, timeout], budget: 10% }
   files:
     servers: ["http://[::1]:4000"]
 routes:
@@ -337,6 +340,25 @@ const SLIPS: &[(&str, &str, &str)] = &[
     ("http://127.0.0.1:3001", "^ftp://127.0.0.1", "the scheme must be `http` or `https`"),
     ("http://127.0.0.1:3001", "^http://127.0.0.1:3000", "is named twice"),
     // routes
+    ("http://127.0.0.1:3001]", "{ url: http://127.0.0.1:3001, weight: ^0 }]", "at least 1"),
+    ("http://127.0.0.1:3001]", "{ url: ^http://127.0.0.1:3000, weight: 2 }]", "is named twice"),
+    ("http://127.0.0.1:3001]", "^{ weight: 2 }]", "lacks the key `url`"),
+    ("path: /healthz", "path: ^healthz", "such as `/healthz`"),
+    ("path: /healthz", "path: ^/heal thz", "such as `/healthz`"),
+    ("path: /healthz", "path: '^/healthz#x'", "such as `/healthz`"),
+    ("health: { path: /healthz, ", "^health: { ", "lacks the key `path`"),
+    ("expect: 200-399", "expect: ^399-200", "such as `200-299`"),
+    ("expect: 200-399", "expect: ^2xx", "such as `200-299`"),
+    ("expect: 200-399", "expect: ^101-199", "from 200 to 599"),
+    ("expect: 200-399", "expect: ^200", "write \"200\""),
+    ("host: shop.internal", "host: ^me@shop.internal", "such as `shop.internal`"),
+    ("host: shop.internal", "host: ^http://shop", "such as `shop.internal`"),
+    ("after: none, time: 10s", "after: ^never", "`upstreams.shop.ejection.after` cannot be `never`"),
+    ("after: none, time: 10s", "time: 10m, max_time: ^5m", "is shorter than `time`"),
+    ("after: none, time: 10s", "max_ejected: ^100%", "from 1% to 99%"),
+    ("on: [gateway_errors", "on: [^gateway_error", "did you mean `gateway_errors`?"),
+    ("on: [gateway_errors", "attempts: ^11, on: [gateway_errors", "at most 10"),
+    ("budget: 10%", "budget: ^10", "write \"10\""),
     ("upstream: files", "upstream: ^fils", "did you mean `files`?"),
     ("issuers: [accounts, session]", "issuers: [^acounts, session]", "did you mean `accounts`?"),
     ("auth: none", "auth: ^nobody", "one of none, required"),

@@ -59,6 +59,11 @@ fn the_defaults_are_what_the_design_says() {
     let upstream = &config.upstreams[0];
     assert_eq!((upstream.connect_timeout, upstream.response_timeout), (seconds(5), seconds(60)));
     assert_eq!((upstream.idle_timeout, upstream.max_idle), (seconds(30), 64));
+    assert_eq!((&upstream.health, upstream.slow_start), (&None, None));
+    let ejection = Ejection { after: Some(5), time: seconds(10), max_time: seconds(300), max_ejected: 500 };
+    assert_eq!(upstream.ejection, ejection);
+    let on = RetryOn { connect_failure: true, reset_before_response: true, ..RetryOn::default() };
+    assert_eq!(upstream.retries, Retries { attempts: 2, per_try_timeout: None, on, budget: 200 });
     let route = &config.routes[0];
     assert_eq!(route.auth, Requirement::Token(Demand::default()), "deny by default");
     assert!(!route.login && !route.logout && !route.forward_token && route.preserve_host);
@@ -98,7 +103,8 @@ fn the_defaults_are_what_the_design_says() {
                 routes: [{ match: {}, upstream: a, auth: none }] }";
     let config = read(bare, folder.path()).unwrap().config;
     assert!(config.admin.is_none() && config.session.is_none() && config.issuers.is_empty());
-    assert_eq!(config.upstreams[0].servers, [Server { tls: false, host: "::1".to_owned(), port: 80 }]);
+    let server = Server { tls: false, host: "::1".to_owned(), port: 80, weight: 1 };
+    assert_eq!(config.upstreams[0].servers, [server]);
 }
 
 /// Calls `visit` with each key of `value` that the schema describes: its owner, itself, value, schema.

@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
+use tokio_rustls::client::TlsStream;
 
 use super::ForwardError;
 use super::tls::UpstreamTls;
@@ -69,6 +70,38 @@ impl Place {
         stream.set_nodelay(true)?;
         Ok(stream)
     }
+
+    /// A way there, TLS included where it is wanted.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none.
+    pub(super) async fn reach(&self) -> Result<Reached, ForwardError> {
+        let refused = |error: io::Error| {
+            tracing::debug!(server = self.name(), %error, "an upstream server cannot be connected to");
+            ForwardError::Refused
+        };
+        let stream = self.dial().await.map_err(refused)?;
+        match &self.secured {
+            // Its name was found wanting, which the configuration does not let through.
+            None if self.server.tls => Err(ForwardError::TlsFailed),
+            None => Ok(Reached::Clear(stream)),
+            Some((tls, name)) => match tls.connect(stream, name.clone()).await {
+                Ok(stream) => Ok(Reached::Secured(Box::new(stream))),
+                Err(error) => {
+                    tracing::warn!(server = self.name(), %error, "a TLS handshake with an upstream server failed");
+                    Err(ForwardError::TlsFailed)
+                }
+            },
+        }
+    }
+}
+
+/// A way to a server, over which nothing was said yet.
+#[derive(Debug)]
+pub(super) enum Reached {
+    Clear(TcpStream),
+    Secured(Box<TlsStream<TcpStream>>),
 }
 
 impl Connection {
@@ -78,21 +111,9 @@ impl Connection {
     }
 
     async fn connect(to: &Place, response_timeout: Duration) -> Result<Self, ForwardError> {
-        let refused = |error: io::Error| {
-            tracing::debug!(server = to.name(), %error, "an upstream server cannot be connected to");
-            ForwardError::Refused
-        };
-        let stream = to.dial().await.map_err(refused)?;
-        match &to.secured {
-            None if to.server.tls => Err(ForwardError::TlsFailed),
-            None => Self::greet(stream, response_timeout).await,
-            Some((tls, name)) => match tls.connect(stream, name.clone()).await {
-                Ok(stream) => Self::greet(stream, response_timeout).await,
-                Err(error) => {
-                    tracing::warn!(server = to.name(), %error, "a TLS handshake with an upstream server failed");
-                    Err(ForwardError::TlsFailed)
-                }
-            },
+        match to.reach().await? {
+            Reached::Clear(stream) => Self::greet(stream, response_timeout).await,
+            Reached::Secured(stream) => Self::greet(*stream, response_timeout).await,
         }
     }
 

@@ -3,13 +3,14 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::ForwardError;
 use super::connection::Connection;
 use super::server::ServerPool;
+use super::standing::Blame;
 use crate::proxy::body::{Progress, RequestBody};
 use crate::telemetry::UpstreamResult;
 
@@ -26,6 +27,7 @@ pub(in crate::proxy) struct Lease {
     heard: Instant,
     complete: bool,
     result: UpstreamResult,
+    blame: Blame,
 }
 
 /// A request that a server has not answered.
@@ -40,8 +42,8 @@ pub(super) struct Unanswered {
 impl Lease {
     /// A request of `server` begins at `now`, whose body is as far as `request` says.
     pub(super) const fn new(server: Rc<ServerPool>, request: Option<Rc<Progress>>, now: Instant) -> Self {
-        let result = UpstreamResult::ClientGone;
-        Self { server, connection: None, request, began: now, heard: now, complete: false, result }
+        let (result, blame) = (UpstreamResult::ClientGone, Blame::Server);
+        Self { server, connection: None, request, began: now, heard: now, complete: false, result, blame }
     }
 
     /// Sends `request` over an idle connection, or a new one, and waits at most `patience` for the head of
@@ -73,7 +75,13 @@ impl Lease {
                 Ok(response) => return Ok(response),
                 // Nothing was written: an idle connection that the server had closed.
                 Err((_, Some(unsent))) if reused => request = *unsent,
-                Err((error, unsent)) => return Err(self.failed(error, unsent)),
+                Err((error, unsent)) => {
+                    if reused {
+                        // It may end at any time: that says nothing about the server.
+                        self.blame = Blame::Nobody;
+                    }
+                    return Err(self.failed(error, unsent));
+                }
             }
         }
     }
@@ -81,6 +89,13 @@ impl Lease {
     const fn failed(&mut self, error: ForwardError, unsent: Option<Box<Request<RequestBody>>>) -> Unanswered {
         self.result = error.result();
         Unanswered { error, unsent }
+    }
+
+    /// The response began with this status.
+    pub(super) fn answered_with(&mut self, status: StatusCode) {
+        if is_bad_gateway(status) {
+            self.blame = Blame::BadGateway;
+        }
     }
 
     /// The head of the response came then.
@@ -119,7 +134,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let server = &self.server;
-        server.ended(self.result);
+        server.ended(self.result, self.blame);
         let Some(connection) = self.connection.take() else { return };
         let sent = self.request.as_ref().is_none_or(|request| request.is_complete());
         if self.complete && sent && !connection.is_closed() {
@@ -128,4 +143,9 @@ impl Drop for Lease {
             connection.abort();
         }
     }
+}
+
+/// Whether a server that answers so failed at the request, or those behind it did.
+pub(super) const fn is_bad_gateway(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }

@@ -1,15 +1,18 @@
 //! The servers of an upstream, and a worker's own connections to them.
 //!
-//! Each worker keeps its connections to itself, so a request takes no lock. The server with the fewest
-//! requests of this worker on it is chosen; a server that cannot be connected to is passed over for
-//! the next. A request is sent again only if no byte of it had been written.
+//! Each worker keeps its connections to itself, so a request takes no lock; how the servers stand is shared
+//! ([`Group`]). The healthy server with the fewest requests of this worker on it for its weight is chosen; one
+//! that cannot be connected to is passed over for the next. A request is sent again only if no byte of it
+//! had been written.
 
+mod balance;
 mod connection;
+mod health;
 mod lease;
 mod server;
+mod standing;
 mod tls;
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,25 +21,33 @@ use http::{Request, Response, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use self::balance::Balance;
+pub use self::health::Checks;
 pub(super) use self::lease::Lease;
 use self::lease::Unanswered;
 use self::server::ServerPool;
+use self::standing::Seat;
+pub use self::standing::{Group, ServerView};
 pub use self::tls::{UpstreamTls, UpstreamTlsError};
 use super::body::{BodyFailure, RequestBody};
 use crate::config::Upstream;
-use crate::telemetry::{UpstreamMetrics, UpstreamResult};
+use crate::telemetry::UpstreamResult;
 
 /// A worker's side of one upstream group.
 #[derive(Debug)]
 pub(super) struct Pool {
     servers: Vec<Rc<ServerPool>>,
-    turn: Cell<usize>,
+    group: Arc<Group>,
+    balance: Balance,
     response_timeout: Duration,
 }
 
 /// Why an upstream gave no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ForwardError {
+    /// The checks of every server fail: none was asked.
+    #[error("no server is healthy")]
+    NoServer,
     /// No server could be connected to.
     #[error("the server cannot be connected to")]
     Refused,
@@ -58,12 +69,19 @@ pub(super) enum ForwardError {
 }
 
 impl Pool {
-    /// An empty pool for `upstream`.
+    /// An empty pool for `upstream`, whose servers stand as `group` says.
     #[must_use]
-    pub(super) fn new(upstream: &Upstream, tls: Option<&Arc<UpstreamTls>>, metrics: &Arc<UpstreamMetrics>) -> Self {
-        let servers = upstream.servers.iter();
-        let servers = servers.map(|server| Rc::new(ServerPool::new(server, upstream, tls, metrics)));
-        Self { servers: servers.collect(), turn: Cell::new(0), response_timeout: upstream.response_timeout }
+    pub(super) fn new(upstream: &Upstream, tls: Option<&Arc<UpstreamTls>>, group: &Arc<Group>) -> Self {
+        let servers = upstream.servers.iter().enumerate().map(|(index, server)| {
+            let seat = Seat { group: Arc::clone(group), index };
+            Rc::new(ServerPool::new(server, upstream, tls, seat))
+        });
+        Self {
+            servers: servers.collect(),
+            group: Arc::clone(group),
+            balance: Balance::new(upstream.servers.len()),
+            response_timeout: upstream.response_timeout,
+        }
     }
 
     /// Sends `request` at `began`, which is now, and waits for the head of the response.
@@ -79,20 +97,30 @@ impl Pool {
     ) -> Result<(Response<Incoming>, Lease), ForwardError> {
         let progress = request.body().progress();
         let keeps_host = preserve_host && request.headers().contains_key(header::HOST);
-        let mut failure = ForwardError::Refused;
-        for server in self.by_load() {
+        let mut failure = ForwardError::NoServer;
+        let mut tried = Vec::new();
+        while let Some(index) = self.choose(&tried, began)
+            && let Some(server) = self.servers.get(index)
+        {
             if !keeps_host {
                 request.headers_mut().insert(header::HOST, server.authority().clone());
             }
             let mut lease = server.lease(progress.clone(), began);
             match lease.send(request, self.response_timeout).await {
-                Ok(response) => return Ok((response, lease)),
+                Ok(response) => {
+                    lease.answered_with(response.status());
+                    return Ok((response, lease));
+                }
                 Err(Unanswered { error, unsent: None }) => return Err(error),
                 Err(Unanswered { error, unsent: Some(unsent) }) => {
                     request = *unsent;
                     failure = error;
                 }
             }
+            tried.push(index);
+        }
+        if failure == ForwardError::NoServer {
+            self.group.metrics().ended(failure.result());
         }
         Err(failure)
     }
@@ -102,24 +130,17 @@ impl Pool {
         self.servers.iter().for_each(|server| server.reap());
     }
 
-    /// The servers, the one with the fewest running requests first; equals take turns.
-    fn by_load(&self) -> impl Iterator<Item = &Rc<ServerPool>> {
-        let count = self.servers.len();
-        let first = self.turn.get();
-        self.turn.set(if first + 1 >= count { 0 } else { first + 1 });
-        let mut order: Vec<usize> = Vec::new();
-        let only = (count == 1).then_some(0);
-        if only.is_none() {
-            order.extend((0..count).map(|step| (first + step) % count));
-            order.sort_by_key(|index| self.servers.get(*index).map_or(usize::MAX, |server| server.running()));
-        }
-        only.into_iter().chain(order).filter_map(|index| self.servers.get(index))
+    /// The place of the server that takes the next request, of those not in `tried`.
+    fn choose(&self, tried: &[usize], now: Instant) -> Option<usize> {
+        let running = |index: usize| self.servers.get(index).map_or(usize::MAX, |server| server.running());
+        self.balance.choose(&self.group, tried, running, now)
     }
 }
 
 impl ForwardError {
     const fn result(&self) -> UpstreamResult {
         match self {
+            Self::NoServer => UpstreamResult::NoServer,
             Self::Refused => UpstreamResult::Refused,
             Self::TlsFailed => UpstreamResult::TlsFailed,
             Self::ConnectTimedOut => UpstreamResult::ConnectTimedOut,

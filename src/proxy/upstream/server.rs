@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::ForwardError;
 use super::connection::{Connection, Place};
 use super::lease::Lease;
+use super::standing::{Blame, Seat};
 use super::tls::UpstreamTls;
 use crate::config::{Server, Upstream};
 use crate::proxy::body::Progress;
@@ -29,6 +30,7 @@ pub(super) struct ServerPool {
     idle_timeout: Duration,
     max_idle: usize,
     metrics: Arc<UpstreamMetrics>,
+    seat: Seat,
 }
 
 #[derive(Debug)]
@@ -38,12 +40,7 @@ struct Idle {
 }
 
 impl ServerPool {
-    pub(super) fn new(
-        server: &Server,
-        upstream: &Upstream,
-        tls: Option<&Arc<UpstreamTls>>,
-        metrics: &Arc<UpstreamMetrics>,
-    ) -> Self {
+    pub(super) fn new(server: &Server, upstream: &Upstream, tls: Option<&Arc<UpstreamTls>>, seat: Seat) -> Self {
         let place = Place::new(server, tls);
         let authority = HeaderValue::from_str(&place.name()).unwrap_or(HeaderValue::from_static("upstream"));
         Self {
@@ -55,7 +52,8 @@ impl ServerPool {
             response_timeout: upstream.response_timeout,
             idle_timeout: upstream.idle_timeout,
             max_idle: upstream.max_idle,
-            metrics: Arc::clone(metrics),
+            metrics: Arc::clone(seat.group.metrics()),
+            seat,
         }
     }
 
@@ -115,11 +113,12 @@ impl ServerPool {
         self.running.get()
     }
 
-    /// A request has ended, with `result`.
-    pub(super) fn ended(&self, result: UpstreamResult) {
+    /// A request has ended, with `result`, by whose fault `blame` says.
+    pub(super) fn ended(&self, result: UpstreamResult, blame: Blame) {
         self.running.set(self.running.get() - 1);
         self.metrics.active.dec();
         self.metrics.ended(result);
+        self.seat.judge(result, blame);
     }
 
     /// A new connection.
