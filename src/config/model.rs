@@ -230,6 +230,22 @@ pub struct Upstream {
     pub servers: Vec<Server>,
     /// How `https` servers are verified, and what they are shown.
     pub tls: UpstreamTls,
+    /// What is spoken to the servers.
+    pub protocol: Protocol,
+    /// How often an HTTP/2 connection is pinged; `None`: never.
+    pub ping_interval: Option<Duration>,
+    /// How long a connection is used at most; `None`: for as long as it lasts.
+    pub max_age: Option<Duration>,
+    /// Connections of a worker to each server at most; `usize::MAX`: any number.
+    pub max_connections: usize,
+    /// Requests of a worker that may wait for a connection.
+    pub max_queued: usize,
+    /// How long they may.
+    pub queue_timeout: Duration,
+    /// How often names are looked up again.
+    pub resolve_interval: Duration,
+    /// How long what was found is good for while it cannot be looked up again.
+    pub resolve_keep: Duration,
     /// How long a connection may take to be made.
     pub connect_timeout: Duration,
     /// How long the response head may take once the request is sent, and how long a silence within
@@ -247,6 +263,17 @@ pub struct Upstream {
     pub slow_start: Option<Duration>,
     /// When a request is sent once more.
     pub retries: Retries,
+}
+
+/// What is spoken to the servers of an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2: by prior knowledge in clear, agreed on over TLS.
+    Http2,
+    /// Over TLS HTTP/2 where the server offers it, HTTP/1.1 elsewhere.
+    Auto,
 }
 
 /// TLS to the servers of an upstream; the texts are read when the config is loaded.
@@ -271,6 +298,17 @@ pub struct Server {
     pub port: u16,
     /// Its share of the requests, beside the others'; at least 1.
     pub weight: u32,
+}
+
+impl Server {
+    /// Host and port, as in `Host`.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        match self.host.parse::<std::net::IpAddr>() {
+            Ok(address) => SocketAddr::new(address, self.port).to_string(),
+            Err(_) => format!("{}:{}", self.host, self.port),
+        }
+    }
 }
 
 /// One route.

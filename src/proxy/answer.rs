@@ -62,6 +62,8 @@ pub enum Refusal {
     UpstreamBroken,
     /// The server did not answer in time.
     UpstreamSlow,
+    /// All connections that may be made to the servers are in use.
+    UpstreamBusy,
     /// A revocation is in force and could not be made durable.
     StoreNotDurable,
     /// A session's token is longer than browsers keep in a cookie.
@@ -107,7 +109,7 @@ impl Refusal {
             Self::NoRoute | Self::UnknownSession => StatusCode::NOT_FOUND,
             Self::UpstreamUnreachable | Self::UpstreamTlsFailed | Self::UpstreamBroken => StatusCode::BAD_GATEWAY,
             Self::UpstreamSlow => StatusCode::GATEWAY_TIMEOUT,
-            Self::UpstreamUnhealthy | Self::StoreNotDurable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UpstreamUnhealthy | Self::UpstreamBusy | Self::StoreNotDurable => StatusCode::SERVICE_UNAVAILABLE,
             Self::CookieTooLarge | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -136,6 +138,7 @@ impl Refusal {
             Self::UpstreamTlsFailed => "upstream_tls_failed",
             Self::UpstreamBroken => "upstream_broken",
             Self::UpstreamSlow => "upstream_slow",
+            Self::UpstreamBusy => "upstream_busy",
             Self::StoreNotDurable => "store_not_durable",
             Self::CookieTooLarge => "cookie_too_large",
             Self::Internal => "internal",
@@ -167,6 +170,7 @@ impl Refusal {
             | Self::UpstreamTlsFailed
             | Self::UpstreamBroken
             | Self::UpstreamSlow
+            | Self::UpstreamBusy
             | Self::StoreNotDurable
             | Self::CookieTooLarge
             | Self::Internal => false,
@@ -200,6 +204,7 @@ impl Refusal {
             Self::UpstreamTlsFailed => "the upstream could not be reached over TLS",
             Self::UpstreamBroken => "the upstream gave no valid response",
             Self::UpstreamSlow => "the upstream did not answer in time",
+            Self::UpstreamBusy => "the upstream is busy",
             Self::StoreNotDurable => "in force here until restart, but not durable",
             Self::CookieTooLarge => "the session has more claims than a cookie can carry",
             Self::Internal => "the gateway failed",
@@ -226,6 +231,9 @@ impl Refusal {
         }
         if let Self::RateLimited { seconds } = self {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(*seconds));
+        }
+        if *self == Self::UpstreamBusy {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if self.closes() {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -505,6 +513,7 @@ mod tests {
             (Refusal::UpstreamTlsFailed, 502),
             (Refusal::UpstreamBroken, 502),
             (Refusal::UpstreamSlow, 504),
+            (Refusal::UpstreamBusy, 503),
             (Refusal::StoreNotDurable, 503),
             (Refusal::CookieTooLarge, 500),
             (Refusal::Internal, 500),

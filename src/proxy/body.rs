@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -11,9 +12,11 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use super::headers;
 use super::record::Record;
+use super::snapshot::Snapshot;
 use super::stream::{GRACE, Watch};
-use super::upstream::Lease;
+use super::upstream::{Content as Answered, ContentError, Lease};
 
 /// How the sending of a request body stands; shared by the body and whoever waits for the answer.
 #[derive(Debug, Default)]
@@ -61,16 +64,20 @@ impl Progress {
 /// not hold a server's connection.
 const LEAST_PROGRESS: u64 = 1024;
 
-/// A request body on its way to an upstream. Trailers are dropped: an upstream may take them for
-/// header fields that nobody has cleaned.
-#[derive(Debug)]
+/// A request body on its way to an upstream. Trailers are cleaned as a head is, for an upstream may take
+/// them for one; where nobody can tell what must go, they are dropped.
+#[derive(Debug, Default)]
 pub(super) struct RequestBody {
     incoming: Option<Incoming>,
+    /// What came already and goes out again, the last of it first.
+    again: Vec<Bytes>,
     /// Shared with whoever watches; a body that is empty from the start has nothing to watch.
     progress: Option<Rc<Progress>>,
     limit: u64,
     patience: Duration,
     deadline: Option<(u64, Pin<Box<Sleep>>)>,
+    /// What knows how trailers are cleaned.
+    trailers: Option<Arc<Snapshot>>,
 }
 
 impl RequestBody {
@@ -79,13 +86,39 @@ impl RequestBody {
     pub(super) fn new(incoming: Incoming, limit: Option<u64>, patience: Duration) -> Self {
         let (incoming, progress) =
             if incoming.is_end_stream() { (None, None) } else { (Some(incoming), Some(Rc::default())) };
-        Self { incoming, progress, limit: limit.unwrap_or(u64::MAX), patience, deadline: None }
+        Self {
+            incoming,
+            again: Vec::new(),
+            progress,
+            limit: limit.unwrap_or(u64::MAX),
+            patience,
+            deadline: None,
+            trailers: None,
+        }
     }
 
     /// Its progress, to be watched from outside; `None` for a body that is empty from the start.
     #[must_use]
     pub(super) fn progress(&self) -> Option<Rc<Progress>> {
         self.progress.clone()
+    }
+
+    /// Passes on trailers, cleaned as `snapshot` says.
+    #[must_use]
+    pub(super) fn with_trailers(mut self, snapshot: &Arc<Snapshot>) -> Self {
+        self.trailers = Some(Arc::clone(snapshot));
+        self
+    }
+
+    /// Whether the client has failed to bring it.
+    pub(super) fn has_failed(&self) -> bool {
+        self.progress.as_ref().is_some_and(|progress| progress.failure().is_some())
+    }
+
+    /// Puts back what was taken out of it, all of it and in order, to go out again.
+    pub(super) fn put_back(&mut self, mut taken: Vec<Bytes>) {
+        taken.reverse();
+        self.again = taken;
     }
 
     fn fail(&mut self, failure: BodyFailure) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
@@ -118,6 +151,9 @@ impl Body for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
+        if let Some(data) = this.again.pop() {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
         loop {
             let (Some(incoming), Some(progress)) = (&mut this.incoming, &this.progress) else {
                 return Poll::Ready(None);
@@ -135,7 +171,19 @@ impl Body for RequestBody {
                 }
                 Some(Err(_)) => return this.fail(BodyFailure::Broken),
                 Some(Ok(frame)) => {
-                    let Ok(data) = frame.into_data() else { continue };
+                    let data = match frame.into_data() {
+                        Ok(data) => data,
+                        Err(frame) => {
+                            let (Some(snapshot), Ok(mut trailers)) = (&this.trailers, frame.into_trailers()) else {
+                                continue;
+                            };
+                            snapshot.cleaner.clean(&mut trailers, false);
+                            headers::clean_trailers(&mut trailers);
+                            progress.complete.set(true);
+                            this.incoming = None;
+                            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                        }
+                    };
                     let received = progress.received() + data.len() as u64;
                     progress.received.set(received);
                     if received > this.limit {
@@ -151,12 +199,19 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        let failed = self.progress.as_ref().is_some_and(|progress| progress.failure().is_some());
-        self.incoming.as_ref().is_none_or(Body::is_end_stream) && !failed
+        self.incoming.as_ref().is_none_or(Body::is_end_stream) && self.again.is_empty() && !self.has_failed()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        let mut hint = self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        if !self.again.is_empty() {
+            let again = self.again.iter().map(|data| data.len() as u64).sum::<u64>();
+            match hint.exact() {
+                Some(exact) => hint.set_exact(exact + again),
+                None => hint.set_lower(hint.lower() + again),
+            }
+        }
+        hint
     }
 }
 
@@ -177,7 +232,7 @@ enum Content {
 
 /// A response body that still comes in, with the connection it comes in on.
 struct UpstreamBody {
-    incoming: Incoming,
+    incoming: Answered,
     lease: Lease,
     patience: Duration,
     /// The end of the time the route gives to the whole exchange.
@@ -203,7 +258,7 @@ struct Silence {
 pub enum CutShort {
     /// The upstream broke off.
     #[error("the upstream broke off")]
-    Broken(#[source] hyper::Error),
+    Broken(#[source] ContentError),
     /// The token that admitted its request is no longer honoured.
     #[error("the token is no longer honoured")]
     Dishonoured,
@@ -222,7 +277,7 @@ impl ResponseBody {
 
     /// A body that comes from an upstream, with at most `patience` of silence and wholly before `until`.
     #[must_use]
-    pub(super) fn upstream(incoming: Incoming, mut lease: Lease, patience: Duration, until: Option<Instant>) -> Self {
+    pub(super) fn upstream(incoming: Answered, mut lease: Lease, patience: Duration, until: Option<Instant>) -> Self {
         if incoming.is_end_stream() {
             lease.response_complete();
             return Self::whole(Bytes::new());
@@ -285,8 +340,15 @@ impl UpstreamBody {
                     Some(Err(CutShort::Broken(error)))
                 }
                 Some(Ok(frame)) => {
-                    // Trailers are dropped: nobody has cleaned them.
-                    let Ok(data) = frame.into_data() else { continue };
+                    let data = match frame.into_data() {
+                        Ok(data) => data,
+                        Err(frame) => {
+                            let Ok(mut trailers) = frame.into_trailers() else { continue };
+                            self.lease.response_complete();
+                            headers::clean_trailers(&mut trailers);
+                            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                        }
+                    };
                     if self.incoming.is_end_stream() {
                         self.lease.response_complete();
                     }

@@ -54,9 +54,9 @@ pub use self::snapshot::{Local, Shared, Snapshot, Sources, Worker};
 use self::stream::{GRACE, Held, Upgrade, Upgraded};
 pub use self::stream::{Handover, Tunnel};
 use self::target::Target;
-pub use self::upstream::{Checks, Group, ServerView, UpstreamTls, UpstreamTlsError};
-use self::upstream::{ForwardError, Lease};
-use crate::config::{Route, TokenPlace};
+pub use self::upstream::{Checks, ContentError, Group, ServerView, UpstreamTls, UpstreamTlsError};
+use self::upstream::{Content, ForwardError, Lease};
+use crate::config::{Protocol, Route, TokenPlace};
 use crate::gate::{
     Admission, Demand, Denial, Gate, Passage, Permit, Presentation, Remembered, Requirement, Stage, Verified,
 };
@@ -184,9 +184,17 @@ async fn pass(
     if let Some(uri) = rewritten(&target, &head.uri) {
         head.uri = uri;
     }
-    head.version = Version::HTTP_11;
+    let from = std::mem::replace(&mut head.version, Version::HTTP_11);
     let fields = &mut head.headers;
     let kept = snapshot.cleaner.clean(fields, trusted);
+    if kept.takes_trailers
+        && from == Version::HTTP_2
+        && snapshot.config.upstreams.get(route.upstream).is_some_and(|it| it.protocol != Protocol::Http1)
+    {
+        fields.insert(header::TE, HeaderValue::from_static("trailers"));
+        // What becomes of it is known once there is a connection.
+        head.version = Version::HTTP_2;
+    }
     if let Some(sessions) = &snapshot.sessions {
         refreshing::strip(sessions, fields);
     }
@@ -212,7 +220,10 @@ async fn pass(
     if let Some(upgrade) = &upgrade {
         upgrade.announce(fields);
     }
-    let body = RequestBody::new(incoming, route.max_body, snapshot.config.limits.body_timeout);
+    let mut body = RequestBody::new(incoming, route.max_body, snapshot.config.limits.body_timeout);
+    if snapshot.config.upstreams.get(route.upstream).is_some_and(|it| it.protocol != Protocol::Http1) {
+        body = body.with_trailers(snapshot);
+    }
     record.body = body.progress();
 
     let request = Request::from_parts(head, body);
@@ -405,7 +416,7 @@ struct Forwarded {
 
 impl Forwarded {
     fn new(
-        response: Response<Incoming>,
+        response: Response<Content>,
         mut lease: Lease,
         patience: Duration,
         until: Option<Instant>,
@@ -429,7 +440,7 @@ impl Forwarded {
 
     /// A 101: good only for the upgrade that was asked for.
     fn switched(
-        mut response: Response<Incoming>,
+        mut response: Response<Content>,
         mut lease: Lease,
         upgrade: Option<&Upgrade>,
         record: &mut Record,
@@ -507,7 +518,8 @@ fn rewritten(target: &Target<'_>, uri: &Uri) -> Option<Uri> {
 const fn refusal_of(error: &ForwardError) -> Refusal {
     match error {
         ForwardError::NoServer => Refusal::UpstreamUnhealthy,
-        ForwardError::Refused => Refusal::UpstreamUnreachable,
+        ForwardError::Refused | ForwardError::Unresolved => Refusal::UpstreamUnreachable,
+        ForwardError::QueueFull | ForwardError::QueueTimedOut => Refusal::UpstreamBusy,
         ForwardError::TlsFailed => Refusal::UpstreamTlsFailed,
         ForwardError::ConnectTimedOut | ForwardError::TimedOut => Refusal::UpstreamSlow,
         ForwardError::Broken => Refusal::UpstreamBroken,

@@ -13,6 +13,8 @@ pub enum UpstreamResult {
     Answered,
     /// No connection could be made.
     Refused,
+    /// The server's name has no address.
+    Unresolved,
     /// The server could not be verified over TLS, or did not accept the gateway's certificate.
     TlsFailed,
     /// A connection took too long to be made.
@@ -21,6 +23,10 @@ pub enum UpstreamResult {
     TimedOut,
     /// The connection broke before the end of the response.
     Broken,
+    /// No connection could be made, and too many requests waited for one.
+    QueueFull,
+    /// No connection became free in time.
+    QueueTimedOut,
     /// The client went away first.
     ClientGone,
     /// No server was asked, because none is healthy.
@@ -29,13 +35,16 @@ pub enum UpstreamResult {
 
 impl UpstreamResult {
     /// Every result.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Answered,
         Self::Refused,
+        Self::Unresolved,
         Self::TlsFailed,
         Self::ConnectTimedOut,
         Self::TimedOut,
         Self::Broken,
+        Self::QueueFull,
+        Self::QueueTimedOut,
         Self::ClientGone,
         Self::NoServer,
     ];
@@ -46,6 +55,9 @@ impl UpstreamResult {
         match self {
             Self::Answered => "answered",
             Self::Refused => "refused",
+            Self::Unresolved => "unresolved",
+            Self::QueueFull => "queue_full",
+            Self::QueueTimedOut => "queue_timed_out",
             Self::TlsFailed => "tls_failed",
             Self::ConnectTimedOut => "connect_timed_out",
             Self::TimedOut => "timed_out",
@@ -66,6 +78,10 @@ pub struct UpstreamMetrics {
     pub idle: IntGauge,
     /// How its servers stand, and what was sent again.
     pub servers: ServerMetrics,
+    /// Requests waiting for a connection.
+    pub queued: IntGauge,
+    /// Look-ups of names that gave an address, and that did not.
+    lookups: [IntCounter; 2],
 }
 
 impl UpstreamMetrics {
@@ -78,8 +94,19 @@ impl UpstreamMetrics {
             let labels = [("upstream", upstream), ("result", result.name())];
             series.counter("upstream_requests_total", "Requests sent upstream, by how they ended.", &labels)
         });
+        let lookups = ["failed", "ok"].map(|result| {
+            let labels = [("upstream", upstream), ("result", result)];
+            series.counter("upstream_lookups_total", "Look-ups of the names of upstream servers.", &labels)
+        });
+        let queued =
+            series.gauge("upstream_queued", "Requests waiting for an upstream connection.", &[("upstream", upstream)]);
         let servers = ServerMetrics::new(series, upstream);
-        Self { requests, active: connections("active"), idle: connections("idle"), servers }
+        Self { requests, active: connections("active"), idle: connections("idle"), servers, queued, lookups }
+    }
+
+    /// Counts one look-up of a name.
+    pub fn looked_up(&self, found: bool) {
+        self.lookups[usize::from(found)].inc();
     }
 
     /// Counts one attempt.

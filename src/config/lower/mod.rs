@@ -25,7 +25,7 @@ use std::time::Duration;
 use place::Place;
 
 use super::files::Files;
-use super::model::Config;
+use super::model::{Config, Protocol};
 use super::problem::Findings;
 use super::tree::Node;
 use super::{raw, units};
@@ -51,6 +51,7 @@ pub(super) fn lower(raw: &raw::Root, root: &Node, findings: &mut Findings, files
     let mut issuers = lower.issuers(raw.issuers.as_ref(), &top.key("issuers"));
     let names = route::Names {
         upstreams: upstreams.iter().map(|upstream| upstream.name.as_str()).collect(),
+        http2_only: upstreams.iter().map(|upstream| upstream.protocol == Protocol::Http2).collect(),
         issuers: issuers.iter().map(|issuer| issuer.name.as_str()).collect(),
         session: raw.session.is_some(),
         rate_limits: &rate_limits,

@@ -15,6 +15,8 @@ use crate::gate::{ClaimRule, Demand, Pattern, Requirement, Test};
 /// What routes may refer to.
 pub(super) struct Names<'a> {
     pub(super) upstreams: Vec<&'a str>,
+    /// Which of them speak HTTP/2 alone.
+    pub(super) http2_only: Vec<bool>,
     pub(super) issuers: Vec<&'a str>,
     /// Whether the gateway has sessions.
     pub(super) session: bool,
@@ -104,6 +106,11 @@ impl Lower<'_, '_> {
             let label = "a route is for logins or for logouts";
             self.error(&place.key("logout"), format!("`{}` opens sessions and ends them", place.path), label);
         }
+        let upgrades = self.upgrades(raw.upgrades.as_deref().unwrap_or_default(), &place.key("upgrades"));
+        if !upgrades.is_empty() && upstream.and_then(|at| names.http2_only.get(at)).is_some_and(|only| *only) {
+            let message = format!("`{}` goes to an upstream that speaks HTTP/2 alone", place.path);
+            self.error(&place.key("upgrades"), message, "an upgrade needs HTTP/1.1: `protocol: auto` or `http1`");
+        }
         let identity = match &raw.claims_to_headers {
             Some(own) => self.identity(Some(own), &place.key("claims_to_headers"), defaults.token),
             None => defaults.identity.clone(),
@@ -131,7 +138,7 @@ impl Lower<'_, '_> {
             forward_token: raw.forward_token.unwrap_or(false),
             identity,
             preserve_host: raw.preserve_host.unwrap_or(true),
-            upgrades: self.upgrades(raw.upgrades.as_deref().unwrap_or_default(), &place.key("upgrades")),
+            upgrades,
             max_body,
             timeout: self.duration_or_none(raw.timeout.as_ref(), &place.key("timeout"), MILLISECOND..=DAY),
             rate_limits,

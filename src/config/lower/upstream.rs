@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
-use super::{DAY, Lower, MILLISECOND, Place};
-use crate::config::model::{Server, Upstream, UpstreamTls};
+use super::{DAY, Lower, MILLISECOND, Place, SECOND};
+use crate::config::model::{Protocol, Server, Upstream, UpstreamTls};
 use crate::config::raw;
 
 impl Lower<'_, '_> {
@@ -37,11 +37,29 @@ impl Lower<'_, '_> {
             let tls = place.key("tls");
             let tls = raw.tls.as_ref().map(|raw| self.upstream_tls(raw, &servers, &tls)).unwrap_or_default();
             let wait = MILLISECOND..=DAY;
+            let ping_interval =
+                self.duration_or_none(raw.ping_interval.as_ref(), &place.key("ping_interval"), SECOND..=DAY);
+            let max_age = self.duration_or_none(raw.max_age.as_ref(), &place.key("max_age"), SECOND..=DAY);
             let mut span = |raw, key| self.duration(raw, &place.key(key), wait.clone());
             upstreams.push(Upstream {
                 name: name.to_owned(),
                 servers,
                 tls,
+                protocol: match raw.protocol {
+                    Some(raw::Protocol::Http2) => Protocol::Http2,
+                    Some(raw::Protocol::Auto) => Protocol::Auto,
+                    Some(raw::Protocol::Http1) | None => Protocol::Http1,
+                },
+                ping_interval,
+                max_age,
+                max_connections: match raw.max_connections {
+                    Some(raw::Limit::Of(count)) => usize::try_from(count).unwrap_or(usize::MAX),
+                    Some(raw::Limit::None) | None => usize::MAX,
+                },
+                max_queued: usize::try_from(raw.max_queued.unwrap_or(0)).unwrap_or(usize::MAX),
+                queue_timeout: span(raw.queue_timeout.as_ref(), "queue_timeout"),
+                resolve_interval: span(raw.resolve_interval.as_ref(), "resolve_interval"),
+                resolve_keep: span(raw.resolve_keep.as_ref(), "resolve_keep"),
                 connect_timeout: span(raw.connect_timeout.as_ref(), "connect_timeout"),
                 response_timeout: span(raw.response_timeout.as_ref(), "response_timeout"),
                 idle_timeout: span(raw.idle_timeout.as_ref(), "idle_timeout"),

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Duration, Either, Ejection, Health, Retries, WeightedServer};
+use super::{Duration, Either, Ejection, Health, Limit, Retries, WeightedServer};
 
 /// A group of servers that do the same work.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -15,6 +15,13 @@ pub(in crate::config) struct Upstream {
     pub(in crate::config) servers: Option<Vec<Either<String, WeightedServer>>>,
     /// How `https` servers are verified, and what they are shown. Absent: the system's authorities, and nothing.
     pub(in crate::config) tls: Option<UpstreamTls>,
+    /// What is spoken to them: `http1`; `http2`, by prior knowledge in clear and agreed on over TLS; or `auto`, HTTP/2
+    /// where a server offers it over TLS.
+    #[schemars(extend("default" = "http1"))]
+    pub(in crate::config) protocol: Option<Protocol>,
+    /// How often an HTTP/2 connection is pinged; one whose server does not answer is given up. `none`: never.
+    #[schemars(extend("default" = "none"))]
+    pub(in crate::config) ping_interval: Option<Duration>,
     /// How long a connection may take to be made, TLS included.
     #[schemars(extend("default" = "5s"))]
     pub(in crate::config) connect_timeout: Option<Duration>,
@@ -24,6 +31,24 @@ pub(in crate::config) struct Upstream {
     /// How long an idle connection is kept.
     #[schemars(extend("default" = "30s"))]
     pub(in crate::config) idle_timeout: Option<Duration>,
+    /// How long a connection is used at most, or `none`.
+    #[schemars(extend("default" = "1h"))]
+    pub(in crate::config) max_age: Option<Duration>,
+    /// Connections of each worker to each server at most, or `none`; an HTTP/2 connection carries many requests.
+    #[schemars(extend("default" = "none"))]
+    pub(in crate::config) max_connections: Option<Limit>,
+    /// Requests of each worker that may wait for a connection; beyond it 503.
+    #[schemars(range(max = 1_000_000), extend("default" = 1000))]
+    pub(in crate::config) max_queued: Option<u64>,
+    /// How long they may wait; then 503.
+    #[schemars(extend("default" = "1s"))]
+    pub(in crate::config) queue_timeout: Option<Duration>,
+    /// How often host names of servers are looked up again.
+    #[schemars(extend("default" = "30s"))]
+    pub(in crate::config) resolve_interval: Option<Duration>,
+    /// For how long the last addresses are good while they cannot be looked up.
+    #[schemars(extend("default" = "1h"))]
+    pub(in crate::config) resolve_keep: Option<Duration>,
     /// Idle connections kept per worker and server.
     #[schemars(range(max = 65535), extend("default" = 64))]
     pub(in crate::config) max_idle: Option<u64>,
@@ -56,4 +81,13 @@ pub(in crate::config) struct UpstreamTls {
     /// The name that certificates of the servers must be for. Absent: the host of each.
     #[schemars(length(min = 1))]
     pub(in crate::config) server_name: Option<String>,
+}
+
+/// What is spoken to the servers of an upstream.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::config) enum Protocol {
+    Http1,
+    Http2,
+    Auto,
 }

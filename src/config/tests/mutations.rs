@@ -326,6 +326,8 @@ const SLIPS: &[(&str, &str, &str)] = &[
     ("{ header: Authorization }", "^{ header: A, cookie: b }", "exactly one of `header`, `cookie`"),
     ("realm: shop", "realm: ^'a \"shop\"'", "cannot stand in a challenge"),
     // upstreams
+    ("connect_timeout: 5s", "protocol: ^h2", "one of http1, http2, auto"),
+    ("connect_timeout: 5s", "max_age: ^500ms", "at least 1s"),
     ("connect_timeout: 5s", "^tls: { server_name: a.example }", "is for nobody"),
     (
         "http://127.0.0.1:3001]\n    connect_timeout: 5s",

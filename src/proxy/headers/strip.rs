@@ -24,6 +24,7 @@ static HOP_BY_HOP: [HeaderName; 9] = [
 ];
 const CONNECTION: usize = 0;
 const TRANSFER_ENCODING: usize = 1;
+const TE: usize = 4;
 
 /// Fields by which a proxy says whom it speaks for; believed from trusted proxies only.
 const FORWARDING: [&str; 7] = [
@@ -105,6 +106,8 @@ pub(in crate::proxy) struct Kept {
     pub(super) trace: bool,
     /// `DPoP`.
     pub(in crate::proxy) proof: bool,
+    /// Not kept, but said: that the client takes trailers (`TE`, RFC 9110 §10.1.4).
+    pub(in crate::proxy) takes_trailers: bool,
 }
 
 impl Cleaner {
@@ -153,8 +156,53 @@ impl Cleaner {
         for name in gone {
             headers.remove(name);
         }
+        kept.takes_trailers = hop.found & 1 << TE != 0 && takes_trailers(headers);
         hop.remove(headers);
         kept
+    }
+}
+
+/// Whether a client says that it takes trailers.
+fn takes_trailers(headers: &HeaderMap) -> bool {
+    let codings = headers.get_all(header::TE).iter().flat_map(|field| field.as_bytes().split(|byte| *byte == b','));
+    codings.map(<[u8]>::trim_ascii).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
+}
+
+/// Fields that mean nothing, or something else, behind a body (RFC 9110 §6.5.1): whoever puts trailers into the
+/// head must not be told by them how to read it, whom to believe, or what to store.
+const NO_TRAILERS: [HeaderName; 19] = [
+    header::AGE,
+    header::AUTHORIZATION,
+    header::CACHE_CONTROL,
+    header::COOKIE,
+    header::DATE,
+    header::EXPECT,
+    header::EXPIRES,
+    header::HOST,
+    header::LOCATION,
+    header::MAX_FORWARDS,
+    header::PRAGMA,
+    header::RANGE,
+    header::RETRY_AFTER,
+    header::SERVER,
+    header::SET_COOKIE,
+    header::STRICT_TRANSPORT_SECURITY,
+    header::VARY,
+    header::WARNING,
+    header::WWW_AUTHENTICATE,
+];
+
+/// Removes from trailers what only a head may say, and what is the gateway's own word.
+pub(in crate::proxy) fn clean_trailers(trailers: &mut HeaderMap) {
+    HopByHop::of(trailers).remove(trailers);
+    let is_of_head = |name: &HeaderName| {
+        let text = name.as_str();
+        let own = ["content-", "x-session-", "access-control-"].iter().any(|prefix| text.starts_with(prefix));
+        own || text == "clear-site-data" || NO_TRAILERS.contains(name)
+    };
+    let gone: Vec<_> = trailers.keys().filter(|name| is_of_head(name)).cloned().collect();
+    for name in gone {
+        trailers.remove(name);
     }
 }
 
@@ -182,7 +230,7 @@ impl HopByHop {
             header::TRANSFER_ENCODING => TRANSFER_ENCODING,
             header::PROXY_AUTHENTICATE => 2,
             header::PROXY_AUTHORIZATION => 3,
-            header::TE => 4,
+            header::TE => TE,
             header::TRAILER => 5,
             header::UPGRADE => 6,
             _ if *name == KEEP_ALIVE => 7,

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, StatusCode, header};
+use http::{HeaderValue, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -20,14 +20,14 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::ForwardError;
-use super::connection::{Place, Reached};
+use super::connection::{Reached, is_http2, reach};
 use super::standing::Seat;
 use super::tls::UpstreamTls;
-use crate::config::{self, Health, Server};
+use crate::config::{self, Health, Protocol, Server};
 use crate::proxy::snapshot::Snapshot;
 
 /// The largest head of an answer, and how much is read of its body: more says nothing.
-const HEAD_BYTES: usize = 16 * 1024;
+const HEAD_BYTES: u32 = 16 * 1024;
 const BODY_BYTES: u64 = 64 * 1024;
 /// Who asks.
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("portcullis/", env!("CARGO_PKG_VERSION"), " health"));
@@ -52,6 +52,7 @@ struct Target {
     /// The settings that `secured` was made of.
     tls: config::UpstreamTls,
     secured: Option<Arc<UpstreamTls>>,
+    protocol: Protocol,
     health: Health,
 }
 
@@ -79,7 +80,8 @@ impl Checks {
             for (index, server) in upstream.servers.iter().enumerate() {
                 let seat = Seat { group: Arc::clone(group), index };
                 let (server, tls) = (server.clone(), upstream.tls.clone());
-                let target = Target { seat, server, tls, secured: secured.clone(), health: health.clone() };
+                let (secured, protocol) = (secured.clone(), upstream.protocol);
+                let target = Target { seat, server, tls, secured, protocol, health: health.clone() };
                 let same = running.iter().position(|it| it.target.is_same(&target));
                 next.push(match same {
                     Some(at) => running.swap_remove(at),
@@ -107,18 +109,18 @@ impl Target {
         self.seat.is_same(&other.seat)
             && place(self) == place(other)
             && self.tls == other.tls
+            && self.protocol == other.protocol
             && self.health == other.health
     }
 }
 
 /// Checks one server for as long as it is asked to.
 async fn watch(target: Arc<Target>) {
-    let Target { seat, server, secured, health, .. } = &*target;
-    let place = Place::new(server, secured.as_ref());
-    let host = health.host.clone().unwrap_or_else(|| place.name());
+    let Target { seat, server, health, .. } = &*target;
+    let host = health.host.clone().unwrap_or_else(|| server.authority());
     let (mut good, mut bad) = (0, 0);
     loop {
-        let outcome = timeout(health.timeout, check(&place, health, &host)).await;
+        let outcome = timeout(health.timeout, check(&target, &host)).await;
         let outcome = outcome.unwrap_or(Err(CheckError::Slow(health.timeout)));
         let first = seat.is_unchecked();
         match outcome {
@@ -138,24 +140,64 @@ async fn watch(target: Arc<Target>) {
 }
 
 /// One check.
-async fn check(place: &Place, health: &Health, host: &str) -> Result<(), CheckError> {
+async fn check(target: &Target, host: &str) -> Result<(), CheckError> {
+    let Target { server, secured, protocol, health, .. } = target;
+    match reach(server, secured.as_ref()).await? {
+        Reached::Clear(stream) if *protocol == Protocol::Http2 => exchange_http2(stream, "http", host, health).await,
+        Reached::Clear(stream) => exchange(stream, host, health).await,
+        Reached::Secured(stream) if is_http2(&stream) => exchange_http2(stream, "https", host, health).await,
+        Reached::Secured(_) if *protocol == Protocol::Http2 => Err(CheckError::Unreachable(ForwardError::TlsFailed)),
+        Reached::Secured(stream) => exchange(stream, host, health).await,
+    }
+}
+
+async fn exchange_http2<S>(stream: S, scheme: &str, host: &str, health: &Health) -> Result<(), CheckError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let uri = Uri::builder().scheme(scheme).authority(host).path_and_query(health.path.as_str()).build();
+    let request = Request::get(uri.map_err(|_| CheckError::Broken)?).header(header::USER_AGENT, AGENT).body(());
+    let request = request.map_err(|_| CheckError::Broken)?;
+    let mut builder = h2::client::Builder::new();
+    builder.enable_push(false).max_header_list_size(HEAD_BYTES);
+    let broken = |_| CheckError::Broken;
+    let (sender, connection) = builder.handshake::<_, Bytes>(stream).await.map_err(broken)?;
+    let exchange = async {
+        let mut sender = sender.ready().await.map_err(broken)?;
+        let (response, _) = sender.send_request(request, true).map_err(broken)?;
+        let (head, mut body) = response.await.map_err(broken)?.into_parts();
+        let mut read = 0;
+        while read <= BODY_BYTES
+            && let Some(data) = body.data().await
+        {
+            let data = data.map_err(broken)?;
+            read += data.len() as u64;
+            body.flow_control().release_capacity(data.len()).map_err(broken)?;
+        }
+        if health.expect.contains(&head.status.as_u16()) { Ok(()) } else { Err(CheckError::Status(head.status)) }
+    };
+    // What went wrong with it, the exchange is told.
+    let carry = async {
+        drop(connection.await);
+        pending::<Infallible>().await
+    };
+    tokio::select! {
+        outcome = exchange => outcome,
+        never = carry => match never {},
+    }
+}
+
+async fn exchange<S>(stream: S, host: &str, health: &Health) -> Result<(), CheckError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
     let request = Request::get(&health.path)
         .header(header::HOST, host)
         .header(header::USER_AGENT, AGENT)
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())
         .map_err(|_| CheckError::Broken)?;
-    match place.reach().await? {
-        Reached::Clear(stream) => exchange(stream, request, health).await,
-        Reached::Secured(stream) => exchange(stream, request, health).await,
-    }
-}
-
-async fn exchange<S>(stream: S, request: Request<Empty<Bytes>>, health: &Health) -> Result<(), CheckError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
-{
-    let handshake = http1::Builder::new().max_buf_size(HEAD_BYTES).handshake(TokioIo::new(stream)).await;
+    let handshake = http1::Builder::new().max_buf_size(HEAD_BYTES as usize).handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|_| CheckError::Broken)?;
     let exchange = async {
         let response = sender.send_request(request).await.map_err(|_| CheckError::Broken)?;

@@ -4,22 +4,26 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::ForwardError;
-use super::connection::Connection;
+use super::connection::{Connection, Patience};
+use super::content::Content;
+use super::http2::Stream;
 use super::server::ServerPool;
 use super::standing::Blame;
 use crate::proxy::body::{Progress, RequestBody};
 use crate::telemetry::UpstreamResult;
 
+/// How often a request that a server says it has not looked at goes out again to it.
+const REFUSALS_MAX: usize = 3;
+
 /// A connection with one request on it. It goes back to the pool once request and response are
-/// complete, and is closed otherwise.
+/// complete, and is closed otherwise; of a connection that others use as well, the request is cancelled.
 #[derive(Debug)]
 pub(in crate::proxy) struct Lease {
     server: Rc<ServerPool>,
-    connection: Option<Connection>,
+    connection: Option<Held>,
     request: Option<Rc<Progress>>,
     /// When the request began.
     began: Instant,
@@ -28,6 +32,15 @@ pub(in crate::proxy) struct Lease {
     complete: bool,
     result: UpstreamResult,
     blame: Blame,
+}
+
+/// What a request goes over.
+#[derive(Debug)]
+pub(super) enum Held {
+    /// A connection of its own.
+    Http1(Connection),
+    /// A part of one.
+    Http2(Stream),
 }
 
 /// A request that a server has not answered.
@@ -47,42 +60,59 @@ impl Lease {
     }
 
     /// Sends `request` over an idle connection, or a new one, and waits at most `patience` for the head of
-    /// the response.
+    /// the response. `alone`: over none that others use as well.
     ///
     /// # Errors
     ///
-    /// Why there is none. An idle connection that the server had closed is no error: there are others.
+    /// Why there is none. An idle connection that the server had closed is no error, nor is a request that it
+    /// says it has not looked at: there are others.
     pub(super) async fn send(
         &mut self,
         mut request: Request<RequestBody>,
         patience: Duration,
-    ) -> Result<Response<Incoming>, Unanswered> {
+        alone: bool,
+    ) -> Result<Response<Content>, Unanswered> {
+        let mut refusals = 0;
         loop {
-            let idle = self.server.take(self.began);
-            let reused = idle.is_some();
-            let connection = match idle {
-                Some(connection) => Ok(connection),
-                None => self.server.connect().await,
-            };
-            let connection = match connection {
-                Ok(connection) => connection,
-                Err(error) => return Err(self.failed(error, Some(Box::new(request)))),
+            let ready = self.server.ready(self.began, alone);
+            let reused = ready.is_some();
+            let held = match ready {
+                Some(held) => held,
+                // Rare, and large.
+                None => match Box::pin(self.server.open(alone)).await {
+                    Ok(held) => held,
+                    Err(error) => return Err(self.failed(error, Some(Box::new(request)))),
+                },
             };
             let from = if reused { self.began } else { Instant::now() };
+            let patience = Patience { from, span: patience };
             // Held while the answer is awaited: if the client goes away, so does it.
-            let connection = self.connection.insert(connection);
-            match connection.exchange(request, self.request.as_deref(), from, patience).await {
-                Ok(response) => return Ok(response),
-                // Nothing was written: an idle connection that the server had closed.
-                Err((_, Some(unsent))) if reused => request = *unsent,
-                Err((error, unsent)) => {
-                    if reused {
-                        // It may end at any time: that says nothing about the server.
-                        self.blame = Blame::Nobody;
+            match self.connection.insert(held) {
+                Held::Http1(connection) => {
+                    match connection.exchange(request, self.request.as_deref(), patience).await {
+                        Ok(response) => return Ok(response.map(Content::Http1)),
+                        // Nothing was written: an idle connection that the server had closed.
+                        Err(Unanswered { unsent: Some(unsent), .. }) if reused => request = *unsent,
+                        Err(Unanswered { error, unsent }) => {
+                            if reused {
+                                // It may end at any time: that says nothing about the server.
+                                self.blame = Blame::Nobody;
+                            }
+                            return Err(self.failed(error, unsent));
+                        }
                     }
-                    return Err(self.failed(error, unsent));
+                    self.server.stopped();
+                }
+                Held::Http2(stream) => {
+                    match Box::pin(stream.exchange(request, self.request.as_deref(), patience)).await {
+                        Ok(response) => return Ok(response),
+                        Err(Unanswered { unsent: Some(unsent), .. }) if refusals < REFUSALS_MAX => request = *unsent,
+                        Err(Unanswered { error, unsent }) => return Err(self.failed(error, unsent)),
+                    }
+                    refusals += 1;
                 }
             }
+            self.connection = None;
         }
     }
 
@@ -135,7 +165,9 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let server = &self.server;
         server.ended(self.result, self.blame);
-        let Some(connection) = self.connection.take() else { return };
+        // Over HTTP/2, what is not complete is cancelled by being dropped.
+        let Some(Held::Http1(connection)) = self.connection.take() else { return };
+        server.stopped();
         let sent = self.request.as_ref().is_none_or(|request| request.is_complete());
         if self.complete && sent && !connection.is_closed() {
             server.put(connection, self.heard);

@@ -7,9 +7,13 @@
 
 mod balance;
 mod connection;
+mod content;
 mod health;
+mod http2;
 mod lease;
+mod resolve;
 mod server;
+mod slots;
 mod standing;
 mod tls;
 
@@ -18,19 +22,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response, header};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use self::balance::Balance;
+pub(super) use self::content::Content;
+pub use self::content::ContentError;
 pub use self::health::Checks;
 pub(super) use self::lease::Lease;
 use self::lease::Unanswered;
 use self::server::ServerPool;
+use self::slots::Line;
 use self::standing::Seat;
 pub use self::standing::{Group, ServerView};
 pub use self::tls::{UpstreamTls, UpstreamTlsError};
 use super::body::{BodyFailure, RequestBody};
-use crate::config::Upstream;
+use crate::config::{Protocol, Upstream};
 use crate::telemetry::UpstreamResult;
 
 /// A worker's side of one upstream group.
@@ -40,6 +46,10 @@ pub(super) struct Pool {
     group: Arc<Group>,
     balance: Balance,
     response_timeout: Duration,
+    /// Requests that wait for a connection.
+    line: Rc<Line>,
+    /// Whether a connection may carry several requests.
+    may_share: bool,
 }
 
 /// Why an upstream gave no response.
@@ -51,6 +61,9 @@ pub(super) enum ForwardError {
     /// No server could be connected to.
     #[error("the server cannot be connected to")]
     Refused,
+    /// The server's name has no address.
+    #[error("the server's name has no address")]
+    Unresolved,
     /// The server could not be verified, or did not accept the gateway's certificate.
     #[error("the server cannot be spoken to over TLS")]
     TlsFailed,
@@ -63,6 +76,12 @@ pub(super) enum ForwardError {
     /// The connection broke before a response came, or it was not a response to forward.
     #[error("the server gave no valid response")]
     Broken,
+    /// No more connections may be made, and too many requests wait for one.
+    #[error("too many requests wait for a connection")]
+    QueueFull,
+    /// No more connections may be made, and none became free in time.
+    #[error("no connection became free in time")]
+    QueueTimedOut,
     /// The request body failed, by the client's fault.
     #[error(transparent)]
     Body(#[from] BodyFailure),
@@ -72,15 +91,18 @@ impl Pool {
     /// An empty pool for `upstream`, whose servers stand as `group` says.
     #[must_use]
     pub(super) fn new(upstream: &Upstream, tls: Option<&Arc<UpstreamTls>>, group: &Arc<Group>) -> Self {
+        let line = Line::new(upstream, group.metrics());
         let servers = upstream.servers.iter().enumerate().map(|(index, server)| {
             let seat = Seat { group: Arc::clone(group), index };
-            Rc::new(ServerPool::new(server, upstream, tls, seat))
+            Rc::new(ServerPool::new(server, upstream, tls, &line, seat))
         });
         Self {
             servers: servers.collect(),
             group: Arc::clone(group),
             balance: Balance::new(upstream.servers.len()),
             response_timeout: upstream.response_timeout,
+            line,
+            may_share: upstream.protocol != Protocol::Http1,
         }
     }
 
@@ -94,35 +116,63 @@ impl Pool {
         mut request: Request<RequestBody>,
         preserve_host: bool,
         began: Instant,
-    ) -> Result<(Response<Incoming>, Lease), ForwardError> {
+    ) -> Result<(Response<Content>, Lease), ForwardError> {
         let progress = request.body().progress();
         let keeps_host = preserve_host && request.headers().contains_key(header::HOST);
-        let mut failure = ForwardError::NoServer;
-        let mut tried = Vec::new();
-        while let Some(index) = self.choose(&tried, began)
-            && let Some(server) = self.servers.get(index)
-        {
-            if !keeps_host {
-                request.headers_mut().insert(header::HOST, server.authority().clone());
+        // A connection that changes its protocol is no one else's.
+        let alone = self.may_share && request.headers().contains_key(header::UPGRADE);
+        let mut waits = self.line.is_waiting();
+        let mut until = None;
+        loop {
+            if waits {
+                self.wait(&mut until).await?;
             }
-            let mut lease = server.lease(progress.clone(), began);
-            match lease.send(request, self.response_timeout).await {
-                Ok(response) => {
-                    lease.answered_with(response.status());
-                    return Ok((response, lease));
+            let (mut failure, mut full) = (ForwardError::NoServer, false);
+            let mut tried = Vec::new();
+            while let Some(index) = self.choose(&tried, began)
+                && let Some(server) = self.servers.get(index)
+            {
+                if !server.has_room() {
+                    full = true;
+                    tried.push(index);
+                    continue;
                 }
-                Err(Unanswered { error, unsent: None }) => return Err(error),
-                Err(Unanswered { error, unsent: Some(unsent) }) => {
-                    request = *unsent;
-                    failure = error;
+                if !keeps_host {
+                    request.headers_mut().insert(header::HOST, server.authority().clone());
                 }
+                let mut lease = server.lease(progress.clone(), began);
+                match lease.send(request, self.response_timeout, alone).await {
+                    Ok(response) => {
+                        lease.answered_with(response.status());
+                        return Ok((response, lease));
+                    }
+                    Err(Unanswered { error, unsent: None }) => return Err(error),
+                    Err(Unanswered { error, unsent: Some(unsent) }) => {
+                        request = *unsent;
+                        failure = error;
+                    }
+                }
+                tried.push(index);
             }
-            tried.push(index);
+            // Where there is no room it may come; where there was, waiting helps nobody.
+            match failure {
+                ForwardError::NoServer if full => waits = true,
+                ForwardError::QueueFull => waits = true,
+                ForwardError::NoServer => {
+                    self.group.metrics().ended(failure.result());
+                    return Err(failure);
+                }
+                failure => return Err(failure),
+            }
         }
-        if failure == ForwardError::NoServer {
-            self.group.metrics().ended(failure.result());
-        }
-        Err(failure)
+    }
+
+    /// Waits in line until some server has room; at most as long as is allowed, however often.
+    async fn wait(&self, until: &mut Option<Instant>) -> Result<(), ForwardError> {
+        let until = *until.get_or_insert_with(|| self.line.until());
+        let has_room = || self.servers.iter().any(|server| server.has_room()).then_some(());
+        let waited = Box::pin(self.line.wait(until, has_room)).await;
+        waited.inspect_err(|error| self.group.metrics().ended(error.result()))
     }
 
     /// Closes connections that have been idle for too long. Asked now and then by the worker.
@@ -142,6 +192,9 @@ impl ForwardError {
         match self {
             Self::NoServer => UpstreamResult::NoServer,
             Self::Refused => UpstreamResult::Refused,
+            Self::Unresolved => UpstreamResult::Unresolved,
+            Self::QueueFull => UpstreamResult::QueueFull,
+            Self::QueueTimedOut => UpstreamResult::QueueTimedOut,
             Self::TlsFailed => UpstreamResult::TlsFailed,
             Self::ConnectTimedOut => UpstreamResult::ConnectTimedOut,
             Self::TimedOut => UpstreamResult::TimedOut,

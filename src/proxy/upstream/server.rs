@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use tokio::time::Instant;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
 use super::ForwardError;
-use super::connection::{Connection, Place};
-use super::lease::Lease;
+use super::connection::{Connection, Opened, Place};
+use super::http2::Http2;
+use super::lease::{Held, Lease};
+use super::slots::{Line, Slots};
 use super::standing::{Blame, Seat};
 use super::tls::UpstreamTls;
 use crate::config::{Server, Upstream};
@@ -25,9 +28,16 @@ pub(super) struct ServerPool {
     authority: HeaderValue,
     running: Cell<usize>,
     idle: RefCell<Vec<Idle>>,
+    /// Connections that carry many requests.
+    shared: RefCell<Vec<Rc<Http2>>>,
+    /// The one of them that is being made.
+    opening: RefCell<Option<Rc<Opening>>>,
+    /// Whether the server has chosen HTTP/1.1 when it was asked.
+    declined: Cell<bool>,
+    slots: Rc<Slots>,
     connect_timeout: Duration,
-    response_timeout: Duration,
     idle_timeout: Duration,
+    max_age: Option<Duration>,
     max_idle: usize,
     metrics: Arc<UpstreamMetrics>,
     seat: Seat,
@@ -39,18 +49,35 @@ struct Idle {
     since: Instant,
 }
 
+/// A connection that is being made for all who need one.
+#[derive(Debug, Default)]
+struct Opening {
+    ended: Notify,
+    failure: Cell<Option<ForwardError>>,
+}
+
 impl ServerPool {
-    pub(super) fn new(server: &Server, upstream: &Upstream, tls: Option<&Arc<UpstreamTls>>, seat: Seat) -> Self {
-        let place = Place::new(server, tls);
-        let authority = HeaderValue::from_str(&place.name()).unwrap_or(HeaderValue::from_static("upstream"));
+    pub(super) fn new(
+        server: &Server,
+        upstream: &Upstream,
+        tls: Option<&Arc<UpstreamTls>>,
+        line: &Rc<Line>,
+        seat: Seat,
+    ) -> Self {
+        let place = Place::new(server, upstream, tls, seat.group.metrics());
+        let name = place.addresses().name();
         Self {
             place,
-            authority,
+            authority: HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static("upstream")),
             running: Cell::new(0),
             idle: RefCell::default(),
+            shared: RefCell::default(),
+            opening: RefCell::default(),
+            declined: Cell::default(),
+            slots: Slots::new(upstream.max_connections, line),
             connect_timeout: upstream.connect_timeout,
-            response_timeout: upstream.response_timeout,
             idle_timeout: upstream.idle_timeout,
+            max_age: upstream.max_age,
             max_idle: upstream.max_idle,
             metrics: Arc::clone(seat.group.metrics()),
             seat,
@@ -63,12 +90,40 @@ impl ServerPool {
 
     pub(super) fn lease(self: &Rc<Self>, request: Option<Rc<Progress>>, now: Instant) -> Lease {
         self.running.set(self.running.get() + 1);
-        self.metrics.active.inc();
         Lease::new(Rc::clone(self), request, now)
     }
 
+    /// Whether a request has somewhere to go without waiting for another to end.
+    pub(super) fn has_room(&self) -> bool {
+        self.slots.has_room()
+            || !self.idle.borrow().is_empty()
+            || self.shared.borrow().iter().any(|connection| connection.has_room())
+    }
+
+    /// What a request can go over at once; `alone`: nothing that others use as well.
+    pub(super) fn ready(&self, now: Instant, alone: bool) -> Option<Held> {
+        if !alone
+            && self.place.may_share()
+            && let Some(held) = self.share(now)
+        {
+            return Some(held);
+        }
+        let connection = self.take(now)?;
+        self.metrics.active.inc();
+        Some(Held::Http1(connection))
+    }
+
+    /// A part of a connection that carries many requests.
+    fn share(&self, now: Instant) -> Option<Held> {
+        let mut shared = self.shared.borrow_mut();
+        // What is dropped here ends once the last request on it has ended.
+        shared.retain(|it| !it.is_closed() && !self.is_old(it.born(), now) && self.is_listed(it.address()));
+        let free = shared.iter().find(|connection| connection.has_room())?;
+        Some(Held::Http2(free.stream()))
+    }
+
     /// The connection used last, if one is idle and open at `now`. Older ones beyond their time are closed.
-    pub(super) fn take(&self, now: Instant) -> Option<Connection> {
+    fn take(&self, now: Instant) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
         while let Some(last) = idle.pop() {
             self.metrics.idle.dec();
@@ -88,19 +143,46 @@ impl ServerPool {
     /// Keeps `connection`, idle as if since it was last heard of: after an answer that took longer than
     /// idle connections are kept, it will not be used again.
     pub(super) fn put(&self, connection: Connection, since: Instant) {
+        if self.is_old(connection.born(), since) || !self.is_listed(connection.address()) {
+            return;
+        }
         let mut idle = self.idle.borrow_mut();
         if idle.len() < self.max_idle {
             idle.push(Idle { connection, since });
             self.metrics.idle.inc();
+            self.slots.freed();
         }
     }
 
-    /// Closes connections that have been idle for too long.
+    /// Closes connections that are not wanted any more, and looks names up that it is time for.
     pub(super) fn reap(&self) {
+        let now = Instant::now();
+        self.place.addresses().renew(now);
         let mut idle = self.idle.borrow_mut();
         let before = idle.len();
-        idle.retain(|idle| idle.since.elapsed() <= self.idle_timeout && !idle.connection.is_closed());
+        idle.retain(|idle| {
+            let connection = &idle.connection;
+            now.saturating_duration_since(idle.since) <= self.idle_timeout
+                && !connection.is_closed()
+                && !self.is_old(connection.born(), now)
+                && self.is_listed(connection.address())
+        });
         self.metrics.idle.sub(i64::try_from(before - idle.len()).unwrap_or(0));
+        drop(idle);
+        self.shared.borrow_mut().retain(|it| {
+            !it.is_closed()
+                && !self.is_old(it.born(), now)
+                && self.is_listed(it.address())
+                && it.idle(now).is_none_or(|idle| idle <= self.idle_timeout)
+        });
+    }
+
+    fn is_old(&self, born: Instant, now: Instant) -> bool {
+        self.max_age.is_some_and(|max| now.saturating_duration_since(born) > max)
+    }
+
+    fn is_listed(&self, address: std::net::SocketAddr) -> bool {
+        self.place.addresses().is_listed(address)
     }
 
     /// `Host` for requests that do not keep the client's.
@@ -116,26 +198,107 @@ impl ServerPool {
     /// A request has ended, with `result`, by whose fault `blame` says.
     pub(super) fn ended(&self, result: UpstreamResult, blame: Blame) {
         self.running.set(self.running.get() - 1);
-        self.metrics.active.dec();
         self.metrics.ended(result);
         self.seat.judge(result, blame);
     }
 
-    /// A new connection.
+    /// A connection of its own is not used by a request any more.
+    pub(super) fn stopped(&self) {
+        self.metrics.active.dec();
+    }
+
+    /// A new connection, or a part of one that is made for others too unless it is to be `alone`.
     ///
     /// # Errors
     ///
-    /// Why there is none.
-    pub(super) async fn connect(&self) -> Result<Connection, ForwardError> {
-        let opened = Connection::open(&self.place, self.connect_timeout, self.response_timeout).await;
-        opened.inspect_err(|error| {
+    /// Why there is none; [`ForwardError::QueueFull`] where no more may be made.
+    pub(super) async fn open(&self, alone: bool) -> Result<Held, ForwardError> {
+        let until = Instant::now() + self.connect_timeout;
+        loop {
+            if alone || self.declined.get() || !self.place.may_share() {
+                return self.connect(alone).await.map(|opened| self.begin(opened));
+            }
+            if let Some(held) = self.share(Instant::now()) {
+                return Ok(held);
+            }
+            let opening = self.opening.borrow().clone();
+            let Some(opening) = opening else { return self.open_for_all().await };
+            let ended = timeout_at(until, opening.ended.notified()).await;
+            ended.map_err(|_| ForwardError::ConnectTimedOut)?;
+            if let Some(failure) = opening.failure.get() {
+                return Err(failure);
+            }
+        }
+    }
+
+    /// Makes a connection, which others wait for.
+    async fn open_for_all(&self) -> Result<Held, ForwardError> {
+        let guard = Guard::begin(&self.opening);
+        let opened = self.connect(false).await;
+        let opened = match opened {
+            Ok(Opened::Http2(connection)) if connection.capacity() == 0 => {
+                tracing::debug!(server = %self.name(), "an upstream server takes no requests");
+                Err(ForwardError::Refused)
+            }
+            other => other,
+        };
+        match opened {
+            Ok(opened) => {
+                self.declined.set(matches!(opened, Opened::Http1(_)));
+                let held = self.begin(opened);
+                drop(guard);
+                Ok(held)
+            }
+            Err(failure) => {
+                guard.0.failure.set(Some(failure));
+                Err(failure)
+            }
+        }
+    }
+
+    async fn connect(&self, alone: bool) -> Result<Opened, ForwardError> {
+        let slot = self.slots.take().ok_or(ForwardError::QueueFull)?;
+        self.place.open(slot, alone).await.inspect_err(|error| {
             tracing::warn!(server = %self.name(), %error, "failed to connect to an upstream server");
         })
+    }
+
+    fn begin(&self, opened: Opened) -> Held {
+        match opened {
+            Opened::Http1(connection) => {
+                self.metrics.active.inc();
+                Held::Http1(connection)
+            }
+            Opened::Http2(connection) => {
+                let stream = connection.stream();
+                self.shared.borrow_mut().push(connection);
+                self.slots.opened();
+                Held::Http2(stream)
+            }
+        }
     }
 }
 
 impl Drop for ServerPool {
     fn drop(&mut self) {
         self.metrics.idle.sub(i64::try_from(self.idle.get_mut().len()).unwrap_or(0));
+    }
+}
+
+/// Tells those who wait for a connection, also when whoever makes it goes away.
+struct Guard<'a>(Rc<Opening>, &'a RefCell<Option<Rc<Opening>>>);
+
+impl<'a> Guard<'a> {
+    fn begin(place: &'a RefCell<Option<Rc<Opening>>>) -> Self {
+        let opening = Rc::<Opening>::default();
+        place.replace(Some(Rc::clone(&opening)));
+        Self(opening, place)
+    }
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        self.1.replace(None);
+        self.0.ended.notify_waiters();
     }
 }

@@ -81,9 +81,17 @@ impl Seat {
                 self.group.failed(self.index, "bad_gateway", Instant::now());
             }
             (UpstreamResult::Answered, _) => self.group.succeeded(self.index),
-            (UpstreamResult::ClientGone | UpstreamResult::NoServer, _) | (UpstreamResult::Broken, Blame::Nobody) => {}
+            (
+                UpstreamResult::ClientGone
+                | UpstreamResult::NoServer
+                | UpstreamResult::QueueFull
+                | UpstreamResult::QueueTimedOut,
+                _,
+            )
+            | (UpstreamResult::Broken, Blame::Nobody) => {}
             (
                 UpstreamResult::Refused
+                | UpstreamResult::Unresolved
                 | UpstreamResult::TlsFailed
                 | UpstreamResult::ConnectTimedOut
                 | UpstreamResult::TimedOut

@@ -14,7 +14,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::config::{Server, Upstream};
+use crate::config::{Protocol, Server, Upstream};
+
+/// Protocols spoken inside (RFC 7301).
+const HTTP_1: &[u8] = b"http/1.1";
+const HTTP_2: &[u8] = b"h2";
 
 /// Why an upstream cannot be reached over TLS. Read as "the TLS of the upstream cannot be set up: {self}".
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +55,10 @@ pub enum UpstreamTlsError {
 /// How an upstream group's `https` servers are spoken to.
 #[derive(Debug)]
 pub struct UpstreamTls {
+    /// Offers what the group speaks.
     config: Arc<ClientConfig>,
+    /// Offers HTTP/1.1 alone.
+    alone: Arc<ClientConfig>,
     /// Whom to expect, where it is not the host of the server.
     server_name: Option<ServerName<'static>>,
 }
@@ -84,7 +91,7 @@ impl UpstreamTls {
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
             .map_err(UpstreamTlsError::Versions)?
             .with_webpki_verifier(verifier);
-        let config = match &spec.client {
+        let mut alone = match &spec.client {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => {
                 let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(certificate.as_bytes())
@@ -97,7 +104,15 @@ impl UpstreamTls {
                 builder.with_client_auth_cert(chain, key).map_err(UpstreamTlsError::Mismatch)?
             }
         };
-        Ok(Some(Arc::new(Self { config: Arc::new(config), server_name })))
+        let mut config = alone.clone();
+        let offered: &[&[u8]] = match upstream.protocol {
+            Protocol::Http1 => &[HTTP_1],
+            Protocol::Http2 => &[HTTP_2],
+            Protocol::Auto => &[HTTP_2, HTTP_1],
+        };
+        config.alpn_protocols = offered.iter().map(|protocol| protocol.to_vec()).collect();
+        alone.alpn_protocols = vec![HTTP_1.to_vec()];
+        Ok(Some(Arc::new(Self { config: Arc::new(config), alone: Arc::new(alone), server_name })))
     }
 }
 
@@ -107,7 +122,7 @@ impl UpstreamTls {
         self.server_name.clone().or_else(|| name(&server.host).ok())
     }
 
-    /// Shakes hands with the server called `name` over `stream`.
+    /// Shakes hands with the server called `name` over `stream`; `alone`: for HTTP/1.1 whatever the group speaks.
     ///
     /// # Errors
     ///
@@ -116,8 +131,10 @@ impl UpstreamTls {
         &self,
         stream: TcpStream,
         name: ServerName<'static>,
+        alone: bool,
     ) -> io::Result<TlsStream<TcpStream>> {
-        TlsConnector::from(Arc::clone(&self.config)).connect(name, stream).await
+        let config = if alone { &self.alone } else { &self.config };
+        TlsConnector::from(Arc::clone(config)).connect(name, stream).await
     }
 }
 

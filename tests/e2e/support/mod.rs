@@ -10,6 +10,7 @@ pub(crate) mod front;
 pub(crate) mod gateway;
 pub(crate) mod holder;
 pub(crate) mod issuer;
+pub(crate) mod multiplex;
 pub(crate) mod patience;
 pub(crate) mod postgres;
 pub(crate) mod site;
