@@ -7,10 +7,12 @@ mod build;
 mod control;
 mod credentials;
 mod keys;
+mod manager;
 mod refresh;
 mod sessions;
 mod signals;
 mod signing;
+mod watch;
 
 use std::io::Write;
 use std::path::Path;
@@ -29,7 +31,7 @@ use crate::gate::Replays;
 use crate::intake::Ledger;
 use crate::proxy::{Checks, Shared, Snapshot};
 use crate::revocation::RevocationMap;
-use crate::server::{Identities, Sockets, Workers};
+use crate::server::{Entrances, Inherited, Workers};
 use crate::session::Registry;
 use crate::store::{AcceptLoss, MemoryStore, SqliteStore, Store};
 use crate::telemetry::{self, Audit, Metrics};
@@ -41,7 +43,6 @@ pub struct Gateway {
     control: Arc<Control>,
     workers: Workers,
     admin: Option<AdminServer>,
-    addresses: Vec<std::net::SocketAddr>,
     sweeping: tokio::task::JoinHandle<()>,
     keeping_sessions: Option<tokio::task::JoinHandle<()>>,
 }
@@ -51,6 +52,15 @@ struct AdminServer {
     address: String,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
+}
+
+/// What a gateway is started from, besides its configuration.
+#[derive(Debug, Default)]
+pub struct Origin {
+    /// Where a changed configuration is read from; none when it was made in memory.
+    pub file: Option<std::path::PathBuf>,
+    /// Sockets that were handed to this process.
+    pub inherited: Inherited,
 }
 
 /// Runs the gateway of a configuration file until SIGTERM or SIGINT.
@@ -63,26 +73,31 @@ struct AdminServer {
 /// When it cannot be started; exit status 78 for a configuration that is wrong.
 pub fn run(options: &RunOptions, stdout: &mut (dyn Write + Send)) -> Result<(), Failure> {
     telemetry::init_tracing();
+    let inherited = Inherited::take();
     let loaded = load(&options.config)?;
     let runtime = control_runtime()?;
     runtime.block_on(async {
         let mut signals =
             signals::Signals::new().map_err(|error| Failure::of(Exit::Failed, "cannot listen to signals", &error))?;
         let accept_loss = if options.accept_loss { AcceptLoss::Yes } else { AcceptLoss::No };
-        let gateway = Gateway::start(loaded, Some(options.config.clone()), accept_loss, Clock::System).await?;
+        let from = Origin { file: Some(options.config.clone()), inherited };
+        let gateway = Gateway::start(loaded, from, accept_loss, Clock::System).await?;
         let line = serde_json::json!({
             "event": "listening",
-            "listeners": gateway.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "listeners": gateway.addresses().iter().map(ToString::to_string).collect::<Vec<_>>(),
             "admin": gateway.admin_address(),
         });
         writeln!(stdout, "{line}")?;
         stdout.flush()?;
-        // A service manager that is not there need not be told.
-        drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
-        signals.until_told_to_stop(&gateway.control).await;
-        drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
+        manager::ready(&format!("serving on {} listeners", gateway.addresses().len()));
+        tokio::select! {
+            () = signals.until_told_to_stop(&gateway.control) => {}
+            () = manager::keep_alive() => {}
+        }
+        manager::stopping();
         tokio::select! {
             () = gateway.stop() => Ok(()),
+            () = manager::keep_alive() => Ok(()),
             () = signals.told_again() => {
                 Err(Failure::new(Exit::Failed, "told to stop once more: what was still running was cut"))
             }
@@ -100,7 +115,7 @@ pub fn check(path: &Path) -> Result<Loaded, Failure> {
     build::judge_keys(&loaded.config).map_err(|error| failure(&error))?;
     build::upstream_tls(&loaded.config).map_err(|error| failure(&error))?;
     let now = Clock::System.now();
-    build::identities(&loaded.config, &Identities::default(), now).map_err(|error| failure(&error))?;
+    build::identities(&loaded.config, &Entrances::default(), now).map_err(|error| failure(&error))?;
     Ok(loaded)
 }
 
@@ -132,12 +147,8 @@ impl Gateway {
     /// # Errors
     ///
     /// When keys, store or listeners cannot be had.
-    pub async fn start(
-        loaded: Loaded,
-        file: Option<std::path::PathBuf>,
-        accept_loss: AcceptLoss,
-        clock: Clock,
-    ) -> Result<Self, Failure> {
+    pub async fn start(loaded: Loaded, from: Origin, accept_loss: AcceptLoss, clock: Clock) -> Result<Self, Failure> {
+        let Origin { file, inherited } = from;
         let started_at = clock.now();
         let config = loaded.config.clone();
         let metrics = Arc::new(Metrics::new());
@@ -146,12 +157,11 @@ impl Gateway {
             metrics: Arc::clone(&metrics),
             map: Arc::clone(&map),
             clock: clock.clone(),
-            identities: Arc::default(),
+            entrances: Arc::new(Entrances::new(inherited)),
             replays: Arc::new(Replays::new(config.token.proofs.max, config.token.proofs.life(), started_at)),
             ledger: Arc::default(),
         };
-        let identities = build::identities(&config, &parts.identities, started_at).map_err(|error| failure(&error))?;
-        parts.identities.put(identities);
+        let identities = build::identities(&config, &parts.entrances, started_at).map_err(|error| failure(&error))?;
         let snapshot = build::snapshot(&config, &parts, None).map_err(|error| failure(&error))?;
         let horizons = build::horizons(&config);
 
@@ -182,19 +192,21 @@ impl Gateway {
             metrics: Arc::clone(&metrics),
             clock: clock.clone(),
         });
-        let sockets = Sockets::bind(&config.listeners, workers)
-            .map_err(|error| Failure::of(Exit::Unavailable, "cannot open a listener", &error))?;
-        let addresses = sockets.addresses().to_vec();
+        let entrances = Arc::clone(&parts.entrances);
+        let bound = entrances.prepare(&config.listeners, identities, workers);
+        let bound = bound.map_err(|error| Failure::of(Exit::Unavailable, "cannot open a listener", &error))?;
         let control = Arc::new(Control {
             shared: Arc::clone(&shared),
             parts,
-            file,
+            file: file.clone(),
             loaded: ArcSwap::from_pointee(control::InForce { loaded, since: started_at }),
             reloading: tokio::sync::Mutex::new(()),
             credentials: std::sync::OnceLock::new(),
             started_at,
             workers,
-            listeners: addresses.iter().map(ToString::to_string).collect(),
+            admin_address: config.admin.as_ref().map(|admin| admin.address.clone()),
+            files: tokio::sync::watch::Sender::new(file.iter().cloned().collect()),
+            last_failed: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             checks: Checks::default(),
         });
@@ -208,7 +220,8 @@ impl Gateway {
             tokio::join!(
                 control::keep_house(&counting),
                 control::forget_rates(&counting),
-                signing::keep_time(&counting)
+                signing::keep_time(&counting),
+                watch::keep(&counting)
             );
         });
         // A store that forgets need not be told.
@@ -216,15 +229,17 @@ impl Gateway {
         let keeping_sessions =
             shared.ledger.status().survives.then(|| tokio::spawn(async move { sessions::keep(&keeping).await }));
         // Last of all: from here on requests come in.
-        let workers = Workers::start(sockets, &shared, &control.parts.identities)
+        let workers = Workers::start(workers, &shared, &entrances)
             .map_err(|error| Failure::of(Exit::Failed, "cannot start", &error))?;
-        Ok(Self { control, workers, admin, addresses, sweeping, keeping_sessions })
+        entrances.put(bound);
+        entrances.inherited().warn_of_others(&listened_on(&config));
+        Ok(Self { control, workers, admin, sweeping, keeping_sessions })
     }
 
     /// Where traffic comes in.
     #[must_use]
-    pub fn addresses(&self) -> &[std::net::SocketAddr] {
-        &self.addresses
+    pub fn addresses(&self) -> Vec<std::net::SocketAddr> {
+        self.control.parts.entrances.all().iter().map(|entrance| entrance.address()).collect()
     }
 
     /// Where the control plane listens, when there is one.
@@ -265,6 +280,15 @@ impl Gateway {
     }
 }
 
+/// Every TCP address that a configuration names.
+fn listened_on(config: &config::Config) -> Vec<std::net::SocketAddr> {
+    let admin = config.admin.as_ref().and_then(|admin| match &admin.address {
+        config::AdminAddress::Tcp(address) => Some(*address),
+        config::AdminAddress::Unix(_) => None,
+    });
+    config.listeners.iter().map(|listener| listener.address).chain(admin).collect()
+}
+
 async fn serve_admin(
     config: &config::Admin,
     control: &Arc<Control>,
@@ -272,9 +296,17 @@ async fn serve_admin(
     audit: Arc<Audit>,
     clock: Clock,
 ) -> Result<AdminServer, Failure> {
-    let listener = admin::Listener::bind(&config.address)
-        .await
-        .map_err(|error| Failure::of(Exit::Unavailable, "cannot open the admin listener", &error))?;
+    let inherited = match &config.address {
+        config::AdminAddress::Tcp(address) => control.parts.entrances.inherited().find(*address),
+        config::AdminAddress::Unix(_) => Ok(None),
+    };
+    let listener = match inherited {
+        Ok(Some(socket)) => admin::Listener::inherited(socket),
+        Ok(None) => admin::Listener::bind(&config.address).await,
+        Err(error) => Err(error),
+    };
+    let listener =
+        listener.map_err(|error| Failure::of(Exit::Unavailable, "cannot open the admin listener", &error))?;
     let address = listener.address();
     let gateway: Arc<dyn admin::Gateway> = control.clone();
     let api = admin::Api::new(admin::Parts {

@@ -201,6 +201,9 @@ pub struct Reloaded {
     pub config_digest: String,
     /// Whether it differs from the one before.
     pub changed: bool,
+    /// What of it is not in force before a restart.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// Why a reload was not taken up; the old configuration stays in force. Read as "failed to reload: {self}".

@@ -1,7 +1,7 @@
 //! The admin listener: few connections, each bounded in time.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,6 +55,15 @@ impl Listener {
             AdminAddress::Tcp(address) => Ok(Self::Tcp(TcpListener::bind(address).await?)),
             AdminAddress::Unix(path) => Ok(Self::Unix(bind_unix(path)?, path.clone())),
         }
+    }
+
+    /// A socket that listens already, and was handed to this process.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime cannot wait for it.
+    pub fn inherited(socket: StdListener) -> io::Result<Self> {
+        Ok(Self::Tcp(TcpListener::from_std(socket)?))
     }
 
     /// Where it listens: `127.0.0.1:9901`, or `unix:/run/portcullis/admin.sock`.

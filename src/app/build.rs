@@ -16,7 +16,7 @@ use crate::keys::subject::OpenError;
 use crate::keys::{KeySet, KeySetError};
 use crate::proxy::{RateLimits, Snapshot, Sources, Supplier, UpstreamTls, UpstreamTlsError};
 use crate::revocation::{Horizons, IssuerHorizon, OWN_ISSUER, RevocationMap};
-use crate::server::{CertificateError, Identities, Identity};
+use crate::server::{CertificateError, Entrances, Identity};
 use crate::session::{self, Sessions};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::time::{Clock, Timestamp};
@@ -28,8 +28,8 @@ pub(super) struct Parts {
     pub(super) metrics: Arc<Metrics>,
     pub(super) map: Arc<RevocationMap>,
     pub(super) clock: Clock,
-    /// What the listeners show themselves as.
-    pub(super) identities: Arc<Identities>,
+    /// Where traffic comes in.
+    pub(super) entrances: Arc<Entrances>,
     /// Proofs of possession that were used.
     pub(super) replays: Arc<Replays>,
     /// The way to the store, once it is open.
@@ -139,10 +139,10 @@ pub(super) fn judge_keys(config: &Config) -> Result<(), BuildError> {
 /// The first listener whose certificate cannot be used.
 pub(super) fn identities(
     config: &Config,
-    in_force: &Identities,
+    in_force: &Entrances,
     now: Timestamp,
 ) -> Result<Vec<Option<Arc<Identity>>>, BuildError> {
-    in_force.prepare(&config.listeners, now).map_err(|unusable| BuildError::Certificate {
+    in_force.identities(&config.listeners, now).map_err(|unusable| BuildError::Certificate {
         listener: unusable.listener,
         certificate: unusable.certificate,
         source: unusable.error,

@@ -1,7 +1,7 @@
 //! What operators ask of the running gateway and change in it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -10,12 +10,12 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use super::build::{self, BuildError, Parts};
-use super::{keys, signing};
+use super::{keys, manager, signing};
 use crate::admin::{
     Credentials, Explanation, Gateway, KeyInfo, Pending, Question, ReloadError, Reloaded, RotateError, ServerInfo,
     Status,
 };
-use crate::config::{self, Loaded};
+use crate::config::{self, Loaded, Problems};
 use crate::gate::Denial;
 use crate::keys::subject;
 use crate::proxy::{Checks, ServerView, Shared, explain, settle};
@@ -37,7 +37,12 @@ pub struct Control {
     pub(super) credentials: OnceLock<Credentials>,
     pub(super) started_at: Timestamp,
     pub(super) workers: usize,
-    pub(super) listeners: Vec<String>,
+    /// As the configuration had it at the start.
+    pub(super) admin_address: Option<config::AdminAddress>,
+    /// What the configuration hung on when it was last read.
+    pub(super) files: tokio::sync::watch::Sender<Vec<PathBuf>>,
+    /// Whether what was last read was not taken up.
+    pub(super) last_failed: AtomicBool,
     pub(super) draining: AtomicBool,
     /// The checks of upstream servers.
     pub(super) checks: Checks,
@@ -77,15 +82,83 @@ impl Control {
         groups.map(|group| (group.name().to_owned(), group.servers(now).into_iter().map(info).collect())).collect()
     }
 
+    /// Takes up what has changed since it was last tried. After a failure everything is tried again.
+    pub(super) async fn take_up_changes(&self) {
+        let _turn = self.reloading.lock().await;
+        let Some(path) = &self.file else { return };
+        let read = self.read(path);
+        let same = |loaded: &Loaded| loaded.digest == self.loaded.load().loaded.digest;
+        if read.as_ref().is_ok_and(same) && !self.last_failed.load(Ordering::Relaxed) {
+            return;
+        }
+        // What came of it is in the log and the metrics.
+        drop(self.attempt(read).await);
+    }
+
+    fn read(&self, path: &Path) -> Result<Loaded, Problems> {
+        let reading = config::read(path);
+        self.files.send_replace(reading.files);
+        reading.outcome
+    }
+
+    /// Puts what was read into force, or says why not. To be asked by whoever has the turn.
+    async fn attempt(&self, read: Result<Loaded, Problems>) -> Result<Reloaded, ReloadError> {
+        manager::reloading();
+        let outcome = match read {
+            Err(problems) => Err(ReloadError::Invalid(problems.to_string())),
+            Ok(loaded) => self.take_up(loaded).await,
+        };
+        self.last_failed.store(outcome.is_err(), Ordering::Relaxed);
+        self.shared.metrics.reloaded(outcome.is_ok());
+        let result = if outcome.is_ok() { "" } else { "; the last reload failed" };
+        manager::ready(&format!("serving on {} listeners{result}", self.parts.entrances.all().len()));
+        match &outcome {
+            Ok(reloaded) => {
+                tracing::info!(digest = reloaded.config_digest, "the configuration was reloaded");
+                for warning in &reloaded.warnings {
+                    tracing::warn!(warning, "a part of the configuration is not in force");
+                }
+            }
+            Err(error) => tracing::error!(%error, "failed to reload; the old configuration stays in force"),
+        }
+        outcome
+    }
+
+    /// Settings that are read once, at the start: those that may differ until then, as warnings.
+    fn check_restart(&self, before: &config::Config, after: &config::Config) -> Result<Vec<String>, ReloadError> {
+        let (old, new) = (before.admin.as_ref(), after.admin.as_ref());
+        let audit_log = |admin: Option<&config::Admin>| admin.map(|it| it.audit_log.clone());
+        let changed = [
+            ("admin", old.is_some() != new.is_some()),
+            ("admin.audit_log", audit_log(old) != audit_log(new)),
+            ("revocation.store", before.revocation.store != after.revocation.store),
+            ("revocation.max_entries", before.revocation.max_entries != after.revocation.max_entries),
+        ];
+        let names: Vec<_> = changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect();
+        if !names.is_empty() {
+            return Err(ReloadError::NeedsRestart(format!("a change of {} needs a restart", names.join(", "))));
+        }
+        let mut warnings = Vec::new();
+        if after.workers != self.workers {
+            warnings.push(format!("`workers` stays {} until a restart", self.workers));
+        }
+        if self.admin_address.as_ref() != new.map(|it| &it.address) {
+            warnings.push("`admin.address` stays what it is until a restart".to_owned());
+        }
+        Ok(warnings)
+    }
+
     async fn take_up(&self, loaded: Loaded) -> Result<Reloaded, ReloadError> {
         let now = self.shared.clock.now();
         let before = self.shared.snapshot.load_full();
-        check_restart(&before.config, &loaded.config)?;
+        let warnings = self.check_restart(&before.config, &loaded.config)?;
         let failed = |error: BuildError| {
             let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
             ReloadError::Failed(format!("{error}{cause}"))
         };
-        let identities = build::identities(&loaded.config, &self.parts.identities, now).map_err(failed)?;
+        let identities = build::identities(&loaded.config, &self.parts.entrances, now).map_err(failed)?;
+        let entrances = self.parts.entrances.prepare(&loaded.config.listeners, identities, self.workers);
+        let entrances = entrances.map_err(|error| ReloadError::Failed(format!("{error}: {}", error.source)))?;
         let snapshot = build::snapshot(&loaded.config, &self.parts, Some(&before)).map_err(failed)?;
         keys::start(&snapshot, Some(&before), &self.shared.ledger, now).await;
         // A limit that is raised would let back in what was only forgotten: the cutoff comes first.
@@ -95,41 +168,23 @@ impl Control {
             credentials.set(admin.tokens.clone());
         }
         let changed = loaded.digest != self.loaded.load().loaded.digest;
-        let reloaded = Reloaded { config_digest: loaded.digest.clone(), changed };
+        let reloaded = Reloaded { config_digest: loaded.digest.clone(), changed, warnings };
         if let Some(session) = &snapshot.config.session {
             self.shared.registry.set_max(session.devices.max);
             self.shared.families.set_max(session.devices.max);
         }
-        self.parts.identities.put(identities);
         self.parts.replays.set_max(snapshot.config.token.proofs.max);
         // Before anybody is judged by it: what was used is not forgotten sooner than it is good.
         self.parts.replays.outlive(snapshot.config.token.proofs.life(), self.shared.clock.now());
         self.checks.follow(&snapshot);
         self.shared.snapshot.store(Arc::new(snapshot));
+        self.parts.entrances.put(entrances);
+        self.parts.entrances.set_limits(&loaded.config.limits);
         // Whatever was judged under the old keys and rules is judged again.
         self.parts.map.bump();
         self.loaded.store(Arc::new(InForce { loaded, since: now }));
         Ok(reloaded)
     }
-}
-
-/// Settings that are read once, at the start.
-fn check_restart(before: &config::Config, after: &config::Config) -> Result<(), ReloadError> {
-    let addresses = |config: &config::Config| config.listeners.iter().map(|it| it.address).collect::<Vec<_>>();
-    let admin = |config: &config::Config| config.admin.as_ref().map(|it| (it.address.clone(), it.audit_log.clone()));
-    let changed = [
-        ("listeners", addresses(before) != addresses(after)),
-        ("workers", before.workers != after.workers),
-        ("admin.address or admin.audit_log", admin(before) != admin(after)),
-        ("revocation.store", before.revocation.store != after.revocation.store),
-        ("revocation.max_entries", before.revocation.max_entries != after.revocation.max_entries),
-        ("limits.connections_per_worker", before.limits.connections_per_worker != after.limits.connections_per_worker),
-    ];
-    let names: Vec<_> = changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect();
-    if names.is_empty() {
-        return Ok(());
-    }
-    Err(ReloadError::NeedsRestart(format!("a change of {} needs a restart", names.join(", "))))
 }
 
 impl Gateway for Control {
@@ -143,7 +198,7 @@ impl Gateway for Control {
             started_at: self.started_at,
             now: self.shared.clock.now(),
             workers: self.workers,
-            listeners: self.listeners.clone(),
+            listeners: self.parts.entrances.all().iter().map(|it| it.address().to_string()).collect(),
             config_digest: in_force.loaded.digest.clone(),
             config_loaded_at: in_force.since,
             draining: self.draining.load(Ordering::Acquire),
@@ -158,19 +213,10 @@ impl Gateway for Control {
     fn reload(&self) -> Pending<'_, Result<Reloaded, ReloadError>> {
         Box::pin(async {
             let _turn = self.reloading.lock().await;
-            let outcome = match &self.file {
+            match &self.file {
                 None => Err(ReloadError::Failed("the configuration did not come from a file".to_owned())),
-                Some(path) => match config::load(path) {
-                    Err(problems) => Err(ReloadError::Invalid(problems.to_string())),
-                    Ok(loaded) => self.take_up(loaded).await,
-                },
-            };
-            self.shared.metrics.reloaded(outcome.is_ok());
-            match &outcome {
-                Ok(reloaded) => tracing::info!(digest = reloaded.config_digest, "the configuration was reloaded"),
-                Err(error) => tracing::error!(%error, "failed to reload; the old configuration stays in force"),
+                Some(path) => self.attempt(self.read(path)).await,
             }
-            outcome
         })
     }
 
@@ -194,8 +240,9 @@ impl Gateway for Control {
                 self.parts.metrics.keys(&published.issuer().name).set_age(now.since(fetched));
             }
         }
-        let identities = self.parts.identities.all();
-        let shown = identities.iter().zip(&self.listeners).flat_map(|(identity, listener)| {
+        let entrances = self.parts.entrances.all();
+        let shown: Vec<_> = entrances.iter().map(|it| (it.address().to_string(), it.identity())).collect();
+        let shown = shown.iter().flat_map(|(listener, identity)| {
             let certificates = identity.iter().flat_map(|identity| identity.certificates());
             certificates.map(move |it| (listener.as_str(), it.name(), it.expires().since(now)))
         });

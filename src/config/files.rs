@@ -35,6 +35,7 @@ pub(super) struct Files<'a> {
     base: &'a Path,
     environment: &'a dyn Fn(&str) -> Option<String>,
     digest: Context,
+    named: Vec<PathBuf>,
 }
 
 /// What was read from a file.
@@ -48,7 +49,7 @@ pub(super) struct Contents {
 
 impl<'a> Files<'a> {
     pub(super) fn new(text: &str, base: &'a Path, environment: &'a dyn Fn(&str) -> Option<String>) -> Self {
-        let mut files = Self { base, environment, digest: Context::new(&SHA256) };
+        let mut files = Self { base, environment, digest: Context::new(&SHA256), named: Vec::new() };
         files.remember(text.as_bytes());
         files
     }
@@ -61,6 +62,7 @@ impl<'a> Files<'a> {
     /// Reads a whole regular file.
     pub(super) fn read(&mut self, text: &str) -> Result<Contents, String> {
         let path = self.path(text);
+        self.named.push(path.clone());
         let say = |error: std::io::Error| format!("cannot read `{}`: {error}", path.display());
         let metadata = std::fs::metadata(&path).map_err(say)?;
         // Opening a pipe waits for its other end, and a device may never end.
@@ -84,9 +86,10 @@ impl<'a> Files<'a> {
         Some(value)
     }
 
-    /// SHA-256 over everything read so far, in hex.
-    pub(super) fn digest(self) -> String {
-        self.digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    /// SHA-256 over everything read, in hex, and the files that were, or should have been.
+    pub(super) fn close(self) -> (String, Vec<PathBuf>) {
+        let digest = self.digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        (digest, self.named)
     }
 
     fn remember(&mut self, part: &[u8]) {
@@ -145,7 +148,7 @@ mod tests {
             let mut files = Files::new(text, folder.path(), &environment);
             files.read("f").unwrap();
             files.variable("V").unwrap();
-            files.digest()
+            files.close().0
         };
         let first = digest("a", "b", "c");
         assert_eq!(first.len(), 64);

@@ -22,7 +22,7 @@ mod tests;
 mod tree;
 mod units;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use files::Files;
 use problem::Findings;
@@ -47,13 +47,28 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
 }
 
+/// What came of reading a configuration file, and what that hung on.
+#[derive(Debug)]
+pub struct Reading {
+    /// The configuration, or every problem of the file.
+    pub outcome: Result<Loaded, Problems>,
+    /// The file and all that it names, whether they could be read or not.
+    pub files: Vec<PathBuf>,
+}
+
 /// Reads a configuration file. Paths in it are relative to its folder.
 ///
 /// # Errors
 /// Every problem of the file.
 pub fn load(path: &Path) -> Result<Loaded, Problems> {
+    read(path).outcome
+}
+
+/// [`load`], for whoever wants to know when to do it again.
+#[must_use]
+pub fn read(path: &Path) -> Reading {
     let name = path.display().to_string();
-    let read = || -> Result<String, String> {
+    let text = || -> Result<String, String> {
         let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
         if !metadata.is_file() {
             return Err("not a file".to_owned());
@@ -64,8 +79,13 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
         let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
         String::from_utf8(bytes).map_err(|error| format!("byte {} is not UTF-8", error.utf8_error().valid_up_to()))
     };
-    let text = read().map_err(|why| Problems::unreadable(&name, &why))?;
-    parse(&text, &name, path.parent().unwrap_or_else(|| Path::new("")))
+    let base = path.parent().unwrap_or_else(|| Path::new(""));
+    let mut reading = match text() {
+        Ok(text) => parse_in(&text, &name, base, &|variable| std::env::var(variable).ok()),
+        Err(why) => Reading { outcome: Err(Problems::unreadable(&name, &why)), files: Vec::new() },
+    };
+    reading.files.push(path.to_owned());
+    reading
 }
 
 /// Reads a configuration from text. `name` stands for the file in problems; paths in the text are
@@ -74,18 +94,13 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
 /// # Errors
 /// Every problem of the text.
 pub fn parse(text: &str, name: &str, base_dir: &Path) -> Result<Loaded, Problems> {
-    parse_in(text, name, base_dir, &|variable| std::env::var(variable).ok())
+    parse_in(text, name, base_dir, &|variable| std::env::var(variable).ok()).outcome
 }
 
 /// [`parse`], with the environment as an argument.
-fn parse_in(
-    text: &str,
-    name: &str,
-    base_dir: &Path,
-    environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<Loaded, Problems> {
+fn parse_in(text: &str, name: &str, base_dir: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Reading {
     if text.len() as u64 > TEXT_BYTES_MAX {
-        return Err(Problems::unreadable(name, "larger than 1 MiB"));
+        return Reading { outcome: Err(Problems::unreadable(name, "larger than 1 MiB")), files: Vec::new() };
     }
     let mut findings = Findings::default();
     let mut files = Files::new(text, base_dir, environment);
@@ -103,11 +118,12 @@ fn parse_in(
             }
         }
     });
-    let warnings = findings.conclude(text, name)?;
-    match lowered {
-        Some((config, redacted)) => Ok(Loaded { config, digest: files.digest(), redacted, warnings }),
+    let (digest, files) = files.close();
+    let outcome = findings.conclude(text, name).and_then(|warnings| match lowered {
+        Some((config, redacted)) => Ok(Loaded { config, digest, redacted, warnings }),
         None => Err(Problems::unreadable(name, "it has no configuration in it")),
-    }
+    });
+    Reading { outcome, files }
 }
 
 /// The file as JSON, without a word about where secrets are.

@@ -51,6 +51,8 @@ pub struct Config {
     pub rate_limits: Vec<RateLimit>,
     /// Indexes into these: how often the session endpoints may be asked.
     pub endpoint_rate_limits: Vec<usize>,
+    /// When a changed configuration is taken up.
+    pub reload: Reload,
     /// What happens on SIGTERM.
     pub shutdown: Shutdown,
     /// Where access-log lines go.
@@ -457,6 +459,15 @@ pub enum StoreConfig {
     Sqlite(PathBuf),
     /// Nothing survives; the log says so at start.
     Memory,
+}
+
+/// When a changed configuration is taken up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reload {
+    /// Whether by itself: the file and all that it names are watched.
+    pub watch: bool,
+    /// How long they must have been left alone by then.
+    pub debounce: Duration,
 }
 
 /// What happens on SIGTERM.

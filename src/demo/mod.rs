@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use crate::app::{Gateway, control_runtime};
+use crate::app::{Gateway, Origin, control_runtime};
 use crate::cli::{DemoOptions, Exit, Failure};
 use crate::config;
 use crate::keys::SigningKey;
@@ -83,7 +83,7 @@ pub fn run(options: &DemoOptions, stdout: &mut (dyn Write + Send)) -> Result<(),
 
         let loaded = config::load(&scratch.0.join("portcullis.yaml"))
             .map_err(|problems| Failure::new(Exit::Config, problems.to_string()))?;
-        let gateway = Gateway::start(loaded, None, AcceptLoss::No, clock.clone()).await?;
+        let gateway = Gateway::start(loaded, Origin::default(), AcceptLoss::No, clock.clone()).await?;
         let address = gateway.addresses().first().map(ToString::to_string).unwrap_or_default();
         let scene = Scene {
             gateway: format!("http://{address}"),

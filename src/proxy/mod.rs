@@ -107,6 +107,9 @@ pub async fn serve(
         handover.put_tunnel(Tunnel::new(record, *upgraded));
         return Ok(response);
     }
+    if handover.is_leaving() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     Ok(response.map(|body| body.recorded(record)))
 }
 

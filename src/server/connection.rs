@@ -11,8 +11,9 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::ending::Ending;
+use super::entrances::Entrance;
 use super::http1::exchanges;
-use super::tls::{self, Handshakes, Identities};
+use super::tls::{self, Handshakes};
 use crate::proxy::{Peer, Worker};
 
 /// How long handshakes under way may still take once the drain has begun.
@@ -21,11 +22,9 @@ const LAST_HANDSHAKES: Duration = Duration::from_secs(1);
 /// What the connections of one listener have in common.
 pub(super) struct Door {
     pub(super) worker: Rc<Worker>,
-    pub(super) ending: Rc<Ending>,
-    pub(super) identities: Arc<Identities>,
+    pub(super) ending: Ending,
+    pub(super) entrance: Arc<Entrance>,
     pub(super) handshakes: Rc<Handshakes>,
-    /// Its place in the configuration.
-    pub(super) place: usize,
 }
 
 pub(super) async fn connection(stream: TcpStream, address: SocketAddr, slot: OwnedSemaphorePermit, door: Rc<Door>) {
@@ -33,7 +32,7 @@ pub(super) async fn connection(stream: TcpStream, address: SocketAddr, slot: Own
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    match door.identities.of(door.place) {
+    match door.entrance.identity() {
         None => exchanges(stream, Peer::new(address.ip()), &door).await,
         Some(identity) => {
             let patience = door.worker.local().snapshot.config.limits.handshake_timeout;

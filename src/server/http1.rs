@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Poll, ready};
+use std::time::Duration;
 
 use http::Request;
 use http_body::Body;
@@ -13,6 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 use super::connection::Door;
 use super::ending::HeadTimer;
@@ -43,20 +45,26 @@ where
     let mut late = Alarm::new(limits.header_timeout);
     let mut connection = builder(&limits, head.clone()).serve_connection(io, service);
     let mut listener = door.ending.listener();
-    let mut leaving = false;
+    let mut leaving = Leaving::default();
     let served = poll_fn(|cx| {
-        if !leaving && listener.hears(cx) {
-            leaving = true;
-            Pin::new(&mut connection).graceful_shutdown();
+        if !leaving.has_begun() && listener.hears(cx) {
+            leaving.begin();
+            handover.leave();
         }
         if handover.is_cut() {
             return Poll::Ready(Err(Ended::Dishonoured));
         }
-        if let Poll::Ready(served) = Pin::new(&mut connection).poll(cx) {
-            return Poll::Ready(served.map_err(Ended::Hyper));
+        loop {
+            if let Poll::Ready(served) = Pin::new(&mut connection).poll(cx) {
+                return Poll::Ready(served.map_err(Ended::Hyper));
+            }
+            late.set(leaving.due(head.due(), limits.header_timeout));
+            ready!(late.poll_due(cx));
+            if !leaving.is_silent() {
+                return Poll::Ready(Err(Ended::HeadTooLate));
+            }
+            Pin::new(&mut connection).graceful_shutdown();
         }
-        late.set(head.due());
-        late.poll_due(cx).map(|()| Err(Ended::HeadTooLate))
     })
     .await;
     match (served, handover.take_tunnel()) {
@@ -69,6 +77,42 @@ where
             Box::pin(tunnel.run(stream, &parts.read_buf, leaving)).await;
         }
         (Ok(()), _) => {}
+    }
+}
+
+/// How long a client that says nothing is still listened to once its connection is to end.
+const LAST_REQUESTS: Duration = Duration::from_secs(1);
+
+/// The end of a connection whose client would go on. A client that has just sent a request when its idle
+/// connection is closed cannot know what became of it; so it is told in the answer to its next request, and the
+/// connection is only closed on one that has none.
+#[derive(Debug, Default)]
+struct Leaving {
+    since: Option<Instant>,
+    /// What the client had was time enough.
+    silent: bool,
+}
+
+impl Leaving {
+    fn begin(&mut self) {
+        self.since = Some(Instant::now());
+    }
+
+    const fn has_begun(&self) -> bool {
+        self.since.is_some()
+    }
+
+    /// Until when something has to happen, where a head would be `due` that may take so long.
+    fn due(&self, due: Option<Instant>, head_timeout: Duration) -> Option<Instant> {
+        let (Some(since), false) = (self.since, self.silent) else { return due };
+        let due = due?;
+        let awaited_since = due.checked_sub(head_timeout).unwrap_or(since);
+        Some(due.min(awaited_since.max(since) + LAST_REQUESTS))
+    }
+
+    /// Whether the time that has passed was the client's last. True once.
+    fn is_silent(&mut self) -> bool {
+        self.has_begun() && !std::mem::replace(&mut self.silent, true)
     }
 }
 

@@ -1,33 +1,39 @@
 //! Sockets, connections and their limits; knows no tokens.
 //!
 //! One worker a core, each a thread with its own runtime, its own listening sockets (`SO_REUSEPORT`:
-//! the kernel spreads connections), its own upstream connections and its own caches, so that requests
+//! the kernel spreads connections; an inherited one is shared), its own upstream connections and its own caches, so that requests
 //! of two workers meet only at read-mostly state.
 
+mod capacity;
 mod connection;
 mod ending;
+mod entrances;
 mod guard;
 mod http1;
+mod inherited;
 mod sockets;
 mod tls;
 
 use std::io;
-use std::net::TcpListener as StdListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::capacity::Capacity;
 use self::connection::Door;
 use self::ending::Ending;
-pub use self::sockets::{BindError, Sockets};
+use self::entrances::Order;
+pub use self::entrances::{Entrance, Entrances, Prepared};
+pub use self::inherited::Inherited;
+pub use self::sockets::BindError;
 use self::sockets::{Serving, accept};
 use self::tls::Handshakes;
-pub use self::tls::{CertificateError, Identities, Identity, Shown, Unusable};
+pub use self::tls::{CertificateError, Identity, Shown, Unusable};
 use crate::proxy::{Shared, Worker};
 
 /// How often idle upstream connections are looked through.
@@ -59,30 +65,32 @@ pub enum StartError {
 }
 
 impl Workers {
-    /// Starts a worker for each set of sockets, whose listeners show themselves as `identities` say.
+    /// Starts `count` workers, which open and close `entrances`.
     ///
     /// # Errors
     ///
     /// When a thread cannot be made.
-    pub fn start(sockets: Sockets, shared: &Arc<Shared>, identities: &Arc<Identities>) -> Result<Self, StartError> {
+    pub fn start(count: usize, shared: &Arc<Shared>, entrances: &Entrances) -> Result<Self, StartError> {
         let drain = Drain::default();
         let (alive, ended) = tokio::sync::mpsc::channel(1);
-        let mut threads = Vec::new();
-        for (number, listeners) in sockets.of_workers.into_iter().enumerate() {
+        let (mut threads, mut tell) = (Vec::new(), Vec::new());
+        for number in 0..count {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_io()
                 .enable_time()
                 .build()
                 .map_err(StartError::Thread)?;
             let (shared, drain, alive) = (Arc::clone(shared), drain.clone(), alive.clone());
-            let identities = Arc::clone(identities);
+            let (teller, orders) = tokio::sync::mpsc::unbounded_channel();
             let work = move || {
-                tokio::task::LocalSet::new().block_on(&runtime, work(listeners, shared, identities, drain));
+                tokio::task::LocalSet::new().block_on(&runtime, work(orders, shared, drain));
                 drop(alive);
             };
             let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(work);
             threads.push(thread.map_err(StartError::Thread)?);
+            tell.push(teller);
         }
+        entrances.begin(tell);
         Ok(Self { threads, drain, ended })
     }
 
@@ -100,27 +108,18 @@ impl Workers {
     }
 }
 
-async fn work(listeners: Vec<StdListener>, shared: Arc<Shared>, identities: Arc<Identities>, drain: Drain) {
+/// A listener that a worker accepts from.
+struct Open {
+    door: Rc<Door>,
+    stop: CancellationToken,
+}
+
+async fn work(mut orders: UnboundedReceiver<Order>, shared: Arc<Shared>, drain: Drain) {
     let worker = Rc::new(Worker::new(Arc::clone(&shared)));
     let limits = shared.snapshot.load().config.limits.clone();
-    let slots = Arc::new(Semaphore::new(limits.connections_per_worker));
+    let slots = Rc::new(Capacity::new(limits.connections_per_worker));
     let connections = TaskTracker::new();
-    let ending = Rc::new(Ending::default());
     let handshakes = Rc::new(Handshakes::new(limits.handshakes_per_worker));
-    for (place, listener) in listeners.into_iter().enumerate() {
-        let serving = Serving {
-            door: Rc::new(Door {
-                worker: Rc::clone(&worker),
-                ending: Rc::clone(&ending),
-                identities: Arc::clone(&identities),
-                handshakes: Rc::clone(&handshakes),
-                place,
-            }),
-            slots: Arc::clone(&slots),
-            connections: connections.clone(),
-        };
-        connections.spawn_local(accept(listener, serving, drain.stop.clone()));
-    }
     let reaping = Rc::clone(&worker);
     tokio::task::spawn_local(async move {
         let mut ticks = tokio::time::interval(REAP);
@@ -129,8 +128,41 @@ async fn work(listeners: Vec<StdListener>, shared: Arc<Shared>, identities: Arc<
             reaping.reap();
         }
     });
-    drain.stop.cancelled().await;
-    ending.begin();
+    let mut open: Vec<Open> = Vec::new();
+    loop {
+        let order = tokio::select! {
+            Some(order) = orders.recv() => order,
+            () = drain.stop.cancelled() => break,
+        };
+        match order {
+            Order::Open(entrance, socket) => {
+                let door = Rc::new(Door {
+                    worker: Rc::clone(&worker),
+                    ending: Ending::default(),
+                    entrance,
+                    handshakes: Rc::clone(&handshakes),
+                });
+                let stop = drain.stop.child_token();
+                let (slots, serving) = (Rc::clone(&slots), connections.clone());
+                let serving = Serving { door: Rc::clone(&door), slots, connections: serving };
+                connections.spawn_local(accept(socket, serving, stop.clone()));
+                open.push(Open { door, stop });
+            }
+            Order::Close(entrance) => open.retain(|it| {
+                let stays = !Arc::ptr_eq(&it.door.entrance, &entrance);
+                if !stays {
+                    it.stop.cancel();
+                    it.door.ending.begin();
+                }
+                stays
+            }),
+            Order::Bounds(max_connections, max_handshakes) => {
+                slots.set(max_connections);
+                handshakes.set_max(max_handshakes);
+            }
+        }
+    }
+    open.iter().for_each(|it| it.door.ending.begin());
     connections.close();
     tokio::select! {
         () = connections.wait() => {}

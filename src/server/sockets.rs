@@ -3,17 +3,16 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::capacity::Capacity;
 use super::connection::{Door, connection};
-use crate::config::Listener;
 
 /// Connections the kernel holds before they are accepted.
 const BACKLOG: i32 = 4096;
@@ -31,50 +30,32 @@ pub struct BindError {
     pub source: io::Error,
 }
 
-/// Bound sockets: for each worker, one for each listener.
-#[derive(Debug)]
-pub struct Sockets {
-    addresses: Vec<SocketAddr>,
-    pub(super) of_workers: Vec<Vec<StdListener>>,
-}
-
-impl Sockets {
-    /// Binds every listener once for each of `workers`. Port 0 takes a free one, the same for all.
-    ///
-    /// # Errors
-    ///
-    /// The first address that cannot be bound.
-    pub fn bind(listeners: &[Listener], workers: usize) -> Result<Self, BindError> {
-        let mut addresses: Vec<SocketAddr> = Vec::new();
-        let mut of_workers: Vec<Vec<StdListener>> = Vec::new();
-        for worker in 0..workers {
-            let mut sockets = Vec::new();
-            for (place, listener) in listeners.iter().enumerate() {
-                let address = addresses.get(place).copied().unwrap_or(listener.address);
-                let failed = |source| BindError { address, source };
-                if worker == 0 && address.port() != 0 {
-                    // Without SO_REUSEPORT this notices another program on the port; with it, the two
-                    // would share its connections.
-                    drop(bound(address, false).map_err(failed)?);
-                }
-                let socket = bound(address, true).map_err(failed)?;
-                socket.listen(BACKLOG).map_err(failed)?;
-                let socket = StdListener::from(socket);
-                if worker == 0 {
-                    addresses.push(socket.local_addr().map_err(failed)?);
-                }
-                sockets.push(socket);
-            }
-            of_workers.push(sockets);
-        }
-        Ok(Self { addresses, of_workers })
+/// Binds an address once for each of `workers`, and where that is. Port 0 takes a free one, the same for all.
+///
+/// # Errors
+///
+/// When it cannot be bound, or another program has it, unless the port is known to be `ours`.
+pub(super) fn bind(
+    address: SocketAddr,
+    workers: usize,
+    ours: bool,
+) -> Result<(SocketAddr, Vec<StdListener>), BindError> {
+    let failed = |source| BindError { address, source };
+    if address.port() != 0 && !ours {
+        // Without SO_REUSEPORT this notices another program on the port; with it, the two would share its
+        // connections.
+        drop(bound(address, false).map_err(failed)?);
     }
-
-    /// Where traffic comes in.
-    #[must_use]
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+    let mut found = address;
+    let mut sockets = Vec::with_capacity(workers);
+    for _ in 0..workers {
+        let socket = bound(found, true).map_err(failed)?;
+        socket.listen(BACKLOG).map_err(failed)?;
+        let socket = StdListener::from(socket);
+        found = socket.local_addr().map_err(failed)?;
+        sockets.push(socket);
     }
+    Ok((found, sockets))
 }
 
 fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
@@ -94,7 +75,7 @@ fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
 /// What a worker accepts a listener's connections with.
 pub(super) struct Serving {
     pub(super) door: Rc<Door>,
-    pub(super) slots: Arc<Semaphore>,
+    pub(super) slots: Rc<Capacity>,
     pub(super) connections: TaskTracker,
 }
 
@@ -112,7 +93,7 @@ pub(super) async fn accept(listener: StdListener, serving: Serving, stop: Cancel
     loop {
         // At the bound connections wait in the kernel: none is accepted that cannot be served.
         let slot = tokio::select! {
-            slot = Arc::clone(&serving.slots).acquire_owned() => slot,
+            slot = serving.slots.take() => slot,
             () = stop.cancelled() => break,
         };
         let accepted = tokio::select! {
@@ -120,19 +101,23 @@ pub(super) async fn accept(listener: StdListener, serving: Serving, stop: Cancel
             () = stop.cancelled() => break,
         };
         match (accepted, slot) {
-            (Ok((stream, address)), Ok(slot)) => serving.serve(stream, address, slot),
+            (Ok((stream, address)), Some(slot)) => serving.serve(stream, address, slot),
             (Err(error), _) if is_about_the_peer(&error) => {}
             (Err(error), _) => {
                 tracing::error!(%error, "failed to accept a connection");
                 tokio::time::sleep(EXHAUSTED).await;
             }
-            (Ok(_), Err(_)) => break,
+            (Ok(_), None) => break,
         }
+    }
+    // What waits in one that goes on without this process is for the next.
+    if serving.door.entrance.inherited {
+        return;
     }
     // Who had connected before the end was announced is still served.
     let Ok(listener) = listener.into_std() else { return };
     while let Some((stream, address)) = accepted_already(&listener) {
-        let Ok(slot) = Arc::clone(&serving.slots).try_acquire_owned() else { break };
+        let Some(slot) = serving.slots.try_take() else { break };
         serving.serve(stream, address, slot);
     }
 }

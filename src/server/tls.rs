@@ -13,16 +13,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls::HandshakeKind;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 pub use self::identity::{CertificateError, Identity, Shown};
+use super::capacity::Capacity;
 use crate::config::Listener;
 use crate::proxy::Peer;
 use crate::time::Timestamp;
@@ -38,72 +37,58 @@ pub struct Unusable {
     pub error: CertificateError,
 }
 
-/// What each listener shows itself as, in the order of the configuration: swapped whole at a reload, for
-/// the connections that come from then on.
-#[derive(Debug, Default)]
-pub struct Identities(ArcSwap<Vec<Option<Arc<Identity>>>>);
-
-impl Identities {
-    /// The identities that `listeners` ask for. A certificate that is in force already is taken as it is,
-    /// whatever its age: what has expired in use must not keep other changes from being taken up.
-    ///
-    /// # Errors
-    ///
-    /// The first listener whose certificates cannot be used.
-    pub fn prepare(&self, listeners: &[Listener], now: Timestamp) -> Result<Vec<Option<Arc<Identity>>>, Unusable> {
-        let in_force = self.0.load();
-        let prepare = |listener: &Listener| {
-            let Some(spec) = &listener.tls else { return Ok(None) };
-            let listener = listener.address;
-            let of_listener = in_force.iter().flatten().find(|it| it.listener() == listener);
-            if let Some(same) = of_listener.filter(|it| it.spec() == spec) {
-                return Ok(Some(Arc::clone(same)));
-            }
-            let unusable = |certificate, error| Unusable { listener: listener.to_string(), certificate, error };
-            let mut shown = Vec::with_capacity(spec.certificates.len());
-            for (index, certificate) in spec.certificates.iter().enumerate() {
-                let mut all = in_force.iter().flatten().flat_map(|identity| identity.certificates());
-                shown.push(match all.find(|it| it.is_of(certificate)) {
-                    Some(same) => Arc::clone(same),
-                    None => {
-                        let which = (spec.certificates.len() > 1).then_some(index + 1);
-                        Arc::new(Shown::new(certificate, now).map_err(|error| unusable(which, error))?)
-                    }
-                });
-            }
-            let made = Identity::new(listener, spec, shown, of_listener.map(AsRef::as_ref));
-            Ok(Some(Arc::new(made.map_err(|error| unusable(None, error))?)))
-        };
-        listeners.iter().map(prepare).collect()
-    }
-
-    /// Puts them in force.
-    pub fn put(&self, identities: Vec<Option<Arc<Identity>>>) {
-        self.0.store(Arc::new(identities));
-    }
-
-    /// All of them.
-    #[must_use]
-    pub fn all(&self) -> Arc<Vec<Option<Arc<Identity>>>> {
-        self.0.load_full()
-    }
-
-    /// What the listener at `place` shows itself as; `None` when it speaks in clear.
-    pub(super) fn of(&self, place: usize) -> Option<Arc<Identity>> {
-        self.0.load().get(place)?.clone()
-    }
+/// What `listeners` are to show themselves as, in their order; `None` for one in clear. A certificate that is
+/// `in_force` already is taken as it is, whatever its age: what has expired in use must not keep other
+/// changes from being taken up.
+///
+/// # Errors
+///
+/// The first listener whose certificates cannot be used.
+pub(super) fn prepare(
+    in_force: &[Arc<Identity>],
+    listeners: &[Listener],
+    now: Timestamp,
+) -> Result<Vec<Option<Arc<Identity>>>, Unusable> {
+    let prepare = |listener: &Listener| {
+        let Some(spec) = &listener.tls else { return Ok(None) };
+        let listener = listener.address;
+        let of_listener = in_force.iter().find(|it| it.listener() == listener);
+        if let Some(same) = of_listener.filter(|it| it.spec() == spec) {
+            return Ok(Some(Arc::clone(same)));
+        }
+        let unusable = |certificate, error| Unusable { listener: listener.to_string(), certificate, error };
+        let mut shown = Vec::with_capacity(spec.certificates.len());
+        for (index, certificate) in spec.certificates.iter().enumerate() {
+            let mut all = in_force.iter().flat_map(|identity| identity.certificates());
+            shown.push(match all.find(|it| it.is_of(certificate)) {
+                Some(same) => Arc::clone(same),
+                None => {
+                    let which = (spec.certificates.len() > 1).then_some(index + 1);
+                    Arc::new(Shown::new(certificate, now).map_err(|error| unusable(which, error))?)
+                }
+            });
+        }
+        let made = Identity::new(listener, spec, shown, of_listener.map(AsRef::as_ref));
+        Ok(Some(Arc::new(made.map_err(|error| unusable(None, error))?)))
+    };
+    listeners.iter().map(prepare).collect()
 }
 
 /// The handshakes of a worker.
 #[derive(Debug)]
 pub(super) struct Handshakes {
-    turns: Semaphore,
+    turns: Capacity,
 }
 
 impl Handshakes {
     /// At most `max` at once.
     pub(super) fn new(max: usize) -> Self {
-        Self { turns: Semaphore::new(max) }
+        Self { turns: Capacity::new(max) }
+    }
+
+    /// How many at once from now on.
+    pub(super) fn set_max(&self, max: usize) {
+        self.turns.set(max);
     }
 
     /// Does one within `patience`; `None` when it fails or takes longer.
@@ -114,7 +99,7 @@ impl Handshakes {
         patience: Duration,
     ) -> Option<TlsStream<TcpStream>> {
         let accepting = async {
-            let _turn = self.turns.acquire().await.ok()?;
+            let _turn = self.turns.take().await?;
             match TlsAcceptor::from(identity.config()).accept(stream).await {
                 Ok(stream) => Some(stream),
                 Err(error) => {

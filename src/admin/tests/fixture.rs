@@ -102,7 +102,7 @@ impl Gateway for FakeGateway {
             if broken {
                 return Err(ReloadError::Invalid("gateway.yaml:1:1: no".to_owned()));
             }
-            Ok(Reloaded { config_digest: "def".to_owned(), changed: true })
+            Ok(Reloaded { config_digest: "def".to_owned(), changed: true, warnings: Vec::new() })
         })
     }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{DAY, Lower, MILLISECOND, Place};
-use crate::config::model::{Limits, Shutdown};
+use super::{DAY, Lower, MILLISECOND, Place, SECOND};
+use crate::config::model::{Limits, Reload, Shutdown};
 use crate::config::raw;
 
 impl Lower<'_, '_> {
@@ -48,6 +48,14 @@ impl Lower<'_, '_> {
                 wait,
             ),
             connections_per_worker: count(raw.connections_per_worker),
+        }
+    }
+
+    pub(super) fn reload(&mut self, raw: Option<&raw::Reload>, place: &Place<'_>) -> Reload {
+        let debounce = raw.and_then(|raw| raw.debounce.as_ref());
+        Reload {
+            watch: raw.and_then(|raw| raw.watch).unwrap_or(true),
+            debounce: self.duration(debounce, &place.key("debounce"), MILLISECOND..=60 * SECOND),
         }
     }
 

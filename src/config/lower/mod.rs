@@ -72,6 +72,7 @@ pub(super) fn lower(raw: &raw::Root, root: &Node, findings: &mut Findings, files
     );
     let revocation = lower.revocation(raw.revocation.as_ref(), &top.key("revocation"));
     let trusted_proxies = lower.trusted_proxies(raw.trusted_proxies.as_deref(), &top.key("trusted_proxies"));
+    let reload = lower.reload(raw.reload.as_ref(), &top.key("reload"));
     let shutdown = lower.shutdown(raw.shutdown.as_ref(), &top.key("shutdown"));
     let access_log = lower.log_target(raw.access_log.as_ref());
     Config {
@@ -89,6 +90,7 @@ pub(super) fn lower(raw: &raw::Root, root: &Node, findings: &mut Findings, files
         limits,
         rate_limits,
         endpoint_rate_limits,
+        reload,
         shutdown,
         access_log,
     }

@@ -52,6 +52,18 @@ pub(in crate::config) struct Limits {
     pub(in crate::config) connections_per_worker: Option<u64>,
 }
 
+/// When a changed configuration is taken up.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Reload {
+    /// Whether this file and all that it names are watched; otherwise on SIGHUP and `POST /v1/reload` alone.
+    #[schemars(extend("default" = true))]
+    pub(in crate::config) watch: Option<bool>,
+    /// How long they must have been left alone before they are read.
+    #[schemars(extend("default" = "500ms"))]
+    pub(in crate::config) debounce: Option<Duration>,
+}
+
 /// What happens on SIGTERM.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

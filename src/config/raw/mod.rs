@@ -21,7 +21,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub(super) use self::edge::{Admin, AdminToken, Limits, Listener, LogFile, LogWord, Revocation, Role, Shutdown};
+pub(super) use self::edge::{
+    Admin, AdminToken, Limits, Listener, LogFile, LogWord, Reload, Revocation, Role, Shutdown,
+};
 pub(super) use self::issuer::{
     Constraint, Credential, CredentialService, DeriveWord, Issuer, Keys, PerSubject, Postgres, TlsWord,
 };
@@ -78,6 +80,9 @@ pub(super) struct Root {
     /// Rules on how often something may be asked, by name; routes name them.
     #[schemars(extend("default" = {}))]
     pub(super) rate_limits: Option<BTreeMap<String, RateLimit>>,
+    /// When a changed configuration is taken up.
+    #[schemars(extend("default" = {}))]
+    pub(super) reload: Option<Reload>,
     /// What happens on SIGTERM.
     #[schemars(extend("default" = {}))]
     pub(super) shutdown: Option<Shutdown>,

@@ -40,4 +40,5 @@ fn read(text: &str, base: &Path) -> Result<Loaded, Problems> {
     parse_in(text, "portcullis.yaml", base, &|name| {
         (name == "PORTCULLIS_DASHBOARD_TOKEN").then(|| "the dashboard has this token, and nobody else".to_owned())
     })
+    .outcome
 }

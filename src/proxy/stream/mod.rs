@@ -30,6 +30,7 @@ pub(super) const GRACE: Duration = Duration::from_millis(500);
 pub struct Handover {
     tunnel: RefCell<Option<Box<Tunnel>>>,
     cut: Cell<bool>,
+    leaving: Cell<bool>,
 }
 
 impl Handover {
@@ -43,6 +44,15 @@ impl Handover {
     #[must_use]
     pub fn is_cut(&self) -> bool {
         self.cut.get()
+    }
+
+    /// Says that the connection is to end with the answer to its next request, which tells the client so.
+    pub fn leave(&self) {
+        self.leaving.set(true);
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.get()
     }
 
     pub(super) fn put_tunnel(&self, tunnel: Tunnel) {

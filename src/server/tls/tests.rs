@@ -22,7 +22,7 @@ fn listener(tls: Option<ListenerTls>) -> Listener {
 }
 
 fn judged(spec: &ListenerTls, secs: i64) -> String {
-    let made = Identities::default().prepare(&[listener(Some(spec.clone()))], Timestamp::from_secs(secs));
+    let made = prepare(&[], &[listener(Some(spec.clone()))], Timestamp::from_secs(secs));
     made.map_or_else(|unusable| unusable.error.to_string(), |_| "good".to_owned())
 }
 
@@ -75,17 +75,16 @@ fn a_certificate_is_shown_for_its_own_names_alone() {
 #[test]
 fn what_is_in_force_is_taken_over_whatever_its_age() {
     let (first, second) = (spec(made(1, 100)), spec(made(1, 100)));
-    let identities = Identities::default();
     let at = Timestamp::from_secs;
-    let made = identities.prepare(&[listener(None), listener(Some(first.clone()))], at(50)).unwrap();
-    identities.put(made);
-    assert!(identities.of(0).is_none() && identities.of(1).is_some() && identities.of(2).is_none());
-    let kept = identities.prepare(&[listener(Some(first.clone()))], at(500)).unwrap();
-    assert!(Arc::ptr_eq(kept[0].as_ref().unwrap(), identities.all()[1].as_ref().unwrap()));
+    let made = prepare(&[], &[listener(None), listener(Some(first.clone()))], at(50)).unwrap();
+    assert!(made[0].is_none());
+    let in_force = [made[1].clone().unwrap()];
+    let kept = prepare(&in_force, &[listener(Some(first.clone()))], at(500)).unwrap();
+    assert!(Arc::ptr_eq(kept[0].as_ref().unwrap(), &in_force[0]));
     let stricter = ListenerTls { strict_sni: true, ..first.clone() };
-    assert!(identities.prepare(&[listener(Some(stricter))], at(500)).is_ok());
+    assert!(prepare(&in_force, &[listener(Some(stricter))], at(500)).is_ok());
     let both = ListenerTls { certificates: [first.certificates, second.certificates].concat(), ..second };
-    let refused = identities.prepare(&[listener(Some(both))], at(500)).unwrap_err();
+    let refused = prepare(&in_force, &[listener(Some(both))], at(500)).unwrap_err();
     assert!(matches!((refused.error, refused.certificate), (CertificateError::Expired(_), Some(2))));
 }
 
@@ -94,9 +93,7 @@ fn what_is_in_force_is_taken_over_whatever_its_age() {
 fn sessions_outlive_a_new_certificate_and_no_change_of_who_may_come() {
     let (first, second, authority) = (spec(made(1, 100)), spec(made(1, 100)), made(1, 100).0);
     let asking = |auth| ListenerTls { clients: Some((authority.clone(), auth)), ..first.clone() };
-    let identities = Identities::default();
-    let ticketer = |identities: &Identities| Arc::clone(&identities.of(0).unwrap().config().ticketer);
-    let mut before = None;
+    let mut in_force: Vec<Arc<Identity>> = Vec::new();
     for (spec, kept) in [
         (first.clone(), false),
         (second, true),
@@ -105,10 +102,10 @@ fn sessions_outlive_a_new_certificate_and_no_change_of_who_may_come() {
         (asking(ClientAuth::Required), false),
         (first.clone(), false),
     ] {
-        let made = identities.prepare(&[listener(Some(spec.clone()))], Timestamp::from_secs(50)).unwrap();
-        identities.put(made);
-        let now = ticketer(&identities);
-        assert_eq!(before.is_some_and(|before| Arc::ptr_eq(&before, &now)), kept, "{spec:?}");
-        before = Some(now);
+        let made = prepare(&in_force, &[listener(Some(spec.clone()))], Timestamp::from_secs(50)).unwrap();
+        let made = made[0].clone().unwrap();
+        let same = |before: &Arc<Identity>| Arc::ptr_eq(&before.config().ticketer, &made.config().ticketer);
+        assert_eq!(in_force.first().is_some_and(same), kept, "{spec:?}");
+        in_force = vec![made];
     }
 }

@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
@@ -29,7 +30,19 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Starts the binary and waits for the line that says every listener is open.
     pub(crate) fn start(site: &Site) -> Self {
-        let (mut child, mut output, first_line) = spawn(site);
+        Self::await_start(spawn(site))
+    }
+
+    /// The same, with a listening socket handed over as systemd does it.
+    pub(crate) fn start_with(site: &Site, socket: &TcpListener) -> Self {
+        let mut command = Command::new("sh");
+        // The socket comes as standard input, because that can be said without unsafe code.
+        command.args(["-c", "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"", "sh"]);
+        command.arg(env!("CARGO_BIN_EXE_portcullis")).stdin(OwnedFd::from(socket.try_clone().unwrap()));
+        Self::await_start(spawn_as(command, site))
+    }
+
+    fn await_start((mut child, mut output, first_line): Started) -> Self {
         let line = match first_line.recv_timeout(START) {
             Ok(line) => line,
             Err(problem) => {
@@ -178,13 +191,18 @@ impl Output {
 type Started = (Child, Output, mpsc::Receiver<String>);
 
 fn spawn(site: &Site) -> Started {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    command.stdin(Stdio::null());
+    spawn_as(command, site)
+}
+
+fn spawn_as(mut command: Command, site: &Site) -> Started {
     let config = site.write_config();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+    let mut child = command
         .args(["run", "--config"])
         .arg(config)
         .current_dir(site.path())
         .env_remove("RUST_LOG")
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

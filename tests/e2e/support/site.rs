@@ -83,6 +83,7 @@ impl Site {
             ],
             "revocation": {"store": {"path": "data"}},
             "shutdown": {"drain_delay": "0s", "drain_timeout": "5s"},
+            "reload": {"watch": false},
         });
         let site = Self { folder, config, accounts };
         site.write("accounts.jwks.json", &site.accounts.jwks().to_string());
