@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::{HeaderName, Method};
 use ipnet::IpNet;
 
-pub use self::limits::{Limits, RateCounts, RateKey, RateLimit};
+pub use self::limits::{Http2Limits, Limits, RateCounts, RateKey, RateLimit};
 pub use self::servers::{Ejection, Health, Retries, RetryOn};
 pub use self::tls::{ClientAuth, ListenerCertificate, ListenerTls, TlsVersion};
 use crate::gate::{Constraint, Requirement};
@@ -66,6 +66,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// How it protects its connections; `None`: in clear.
     pub tls: Option<ListenerTls>,
+    /// In clear: whether clients may begin with HTTP/2 (RFC 9113 §3.3).
+    pub h2c: bool,
 }
 
 /// Where the control plane listens.

@@ -33,6 +33,8 @@ pub enum Refusal {
     MethodNotAllowed(&'static str),
     /// Its method is not known.
     MethodNotImplemented,
+    /// It has more fields than `limits.header_count`.
+    TooManyFields,
     /// Its target is longer than `limits.uri_bytes`.
     UriTooLong,
     /// Its body is larger than the route's `max_body`.
@@ -101,6 +103,7 @@ impl Refusal {
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::MethodNotImplemented => StatusCode::NOT_IMPLEMENTED,
+            Self::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -125,6 +128,7 @@ impl Refusal {
             Self::Misdirected => "misdirected",
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::MethodNotImplemented => "method_not_implemented",
+            Self::TooManyFields => "too_many_fields",
             Self::UriTooLong => "uri_too_long",
             Self::BodyTooLarge => "body_too_large",
             Self::BodyTooSlow => "body_too_slow",
@@ -151,6 +155,7 @@ impl Refusal {
         match self {
             Self::BadRequest(_)
             | Self::BadPath(_)
+            | Self::TooManyFields
             | Self::UriTooLong
             | Self::BodyTooLarge
             | Self::BodyTooSlow
@@ -191,6 +196,7 @@ impl Refusal {
             Self::Misdirected => "this host is served on other connections",
             Self::MethodNotAllowed(_) => "the method is not allowed here",
             Self::MethodNotImplemented => "the method is not known",
+            Self::TooManyFields => "the request has too many fields",
             Self::UriTooLong => "the request target is too long",
             Self::BodyTooLarge => "the request body is too large",
             Self::BodyTooSlow => "the request body came too slowly",

@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep};
 use super::headers;
 use super::record::Record;
 use super::snapshot::Snapshot;
-use super::stream::{GRACE, Watch};
+use super::stream::GRACE;
 use super::upstream::{Content as Answered, ContentError, Lease};
 
 /// How the sending of a request body stands; shared by the body and whoever waits for the answer.
@@ -220,8 +220,6 @@ pub struct ResponseBody {
     content: Content,
     sent: u64,
     record: Option<Box<Record>>,
-    /// The watch of the token that admitted its request, once it has gone on for [`GRACE`].
-    watch: Option<Box<Watch>>,
 }
 
 enum Content {
@@ -242,6 +240,8 @@ struct UpstreamBody {
     watch_due: Option<Instant>,
     /// Whether anybody has asked for any of it.
     begun: bool,
+    /// Whether the connection knows that it goes on.
+    known: bool,
 }
 
 /// A wait for more.
@@ -272,7 +272,21 @@ impl ResponseBody {
     #[must_use]
     pub(super) fn whole(bytes: Bytes) -> Self {
         let content = if bytes.is_empty() { Content::Empty } else { Content::Whole(bytes) };
-        Self { content, sent: 0, record: None, watch: None }
+        Self { content, sent: 0, record: None }
+    }
+
+    /// The same without what is all there, for a request that asked for the head alone: and how long it
+    /// would have been.
+    #[must_use]
+    pub(super) fn without_content(mut self) -> (Self, Option<usize>) {
+        let length = match &self.content {
+            Content::Whole(bytes) => Some(bytes.len()),
+            Content::Empty | Content::Upstream(_) => None,
+        };
+        if length.is_some() {
+            self.content = Content::Empty;
+        }
+        (self, length)
     }
 
     /// A body that comes from an upstream, with at most `patience` of silence and wholly before `until`.
@@ -282,9 +296,9 @@ impl ResponseBody {
             lease.response_complete();
             return Self::whole(Bytes::new());
         }
-        let (silence, watch_due, begun) = (None, None, false);
-        let body = UpstreamBody { incoming, lease, patience, until, silence, watch_due, begun };
-        Self { content: Content::Upstream(Box::new(body)), sent: 0, record: None, watch: None }
+        let (silence, watch_due, begun, known) = (None, None, false, false);
+        let body = UpstreamBody { incoming, lease, patience, until, silence, watch_due, begun, known };
+        Self { content: Content::Upstream(Box::new(body)), sent: 0, record: None }
     }
 
     /// Keeps `record` until this body has ended.
@@ -302,19 +316,27 @@ impl ResponseBody {
     /// Whether the token of its request does not allow any more of it. One that is short is over before
     /// this asks anybody, or reads a clock.
     fn is_dishonoured(&mut self, cx: &Context<'_>) -> bool {
-        let Content::Upstream(body) = &mut self.content else { return false };
-        if let Some(due) = body.watch_due
-            && body.begun
-            && Instant::now() >= due
-        {
-            body.watch_due = None;
-            self.watch = self.record.as_ref().and_then(|record| {
-                let bearer = record.bearer.as_ref()?;
-                Some(Box::new(Watch::begin(&record.local.shared, bearer, &record.handover)))
-            });
+        let (Content::Upstream(body), Some(record)) = (&mut self.content, &self.record) else { return false };
+        if !std::mem::replace(&mut body.begun, true) {
+            return false;
         }
-        body.begun = true;
-        self.watch.as_ref().is_some_and(|watch| watch.denial(cx).is_some())
+        if let (Some(due), Some(bearer)) = (body.watch_due, &record.bearer) {
+            if !std::mem::replace(&mut body.known, true) {
+                record.handover.begin_answer(due, &record.local, bearer);
+            }
+            if Instant::now() >= due {
+                body.watch_due = None;
+                record.handover.hold(cx);
+            }
+        }
+        body.known && record.handover.is_dishonoured(cx)
+    }
+
+    /// Takes note that somebody has asked for more.
+    fn asked(&self, got: bool) {
+        if let Some(record) = &self.record {
+            record.handover.asked(got);
+        }
     }
 }
 
@@ -383,7 +405,8 @@ impl Body for ResponseBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
         if this.is_dishonoured(cx) {
-            return Poll::Ready(Some(Err(CutShort::Dishonoured)));
+            let ends_by_itself = this.record.as_ref().is_some_and(|record| record.handover.is_stream());
+            return if ends_by_itself { Poll::Pending } else { Poll::Ready(Some(Err(CutShort::Dishonoured))) };
         }
         let frame = match &mut this.content {
             Content::Empty => None,
@@ -392,8 +415,15 @@ impl Body for ResponseBody {
                 this.content = Content::Empty;
                 Some(Ok(Frame::data(bytes)))
             }
-            Content::Upstream(body) => ready!(body.poll_frame(cx)),
+            Content::Upstream(body) => match body.poll_frame(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    this.asked(false);
+                    return Poll::Pending;
+                }
+            },
         };
+        this.asked(matches!(frame, Some(Ok(_))));
         if let Some(Ok(frame)) = &frame {
             this.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
         }
@@ -419,9 +449,11 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        if let Some(record) = &mut self.record {
-            record.bytes_out = self.sent;
-            record.reason = record.reason.or_else(|| self.watch.as_ref().and_then(|watch| watch.reason()));
+        let Some(record) = &mut self.record else { return };
+        record.bytes_out = self.sent;
+        if matches!(&self.content, Content::Upstream(body) if body.known) {
+            let ended_by = record.handover.end_answer();
+            record.reason = record.reason.or(ended_by);
         }
     }
 }

@@ -10,6 +10,7 @@ mod ending;
 mod endpoint;
 mod explain;
 mod headers;
+mod http2;
 mod need;
 mod opening;
 mod path;
@@ -43,6 +44,7 @@ use self::ending::Leaving;
 pub use self::explain::explain;
 use self::headers::HopByHop;
 pub use self::headers::{Coverage, Peer};
+use self::http2::Handshake;
 pub use self::need::{Supplied, Supplier, settle};
 use self::opening::Login;
 pub use self::path::PathError;
@@ -101,6 +103,9 @@ pub async fn serve(
     if let Some(told) = record.told.take() {
         told.write(response.headers_mut());
     }
+    if handover.is_stream() {
+        response = http2::fit(response, &record.method);
+    }
     record.status = response.status();
     if let Some(upgraded) = record.upgraded.take() {
         record.count();
@@ -123,7 +128,13 @@ async fn pass(
 ) -> Result<Response<ResponseBody>, Refusal> {
     let snapshot = &local.snapshot;
     let (mut head, incoming) = request.into_parts();
-    let mut target = target::read(&head.method, &head.uri, head.version, &head.headers)?;
+    let version = head.version;
+    let mut handshake = None;
+    if version == Version::HTTP_2 {
+        http2::join_cookies(&mut head.headers);
+        handshake = http2::handshake(&mut head)?;
+    }
+    let mut target = target::read(&head.method, &head.uri, version, &head.headers)?;
     if snapshot.access_log.enabled() {
         record.target = Some(Box::new((target.host.clone().into_owned(), target.path.forwarded.clone().into_owned())));
     }
@@ -184,6 +195,10 @@ async fn pass(
     }
     let (absolute, expects) = (target.absolute, target.expects);
     let upgrade = if has_body || expects { None } else { Upgrade::asked(route, &head) };
+    let upgrade = match (upgrade, handshake) {
+        (None, Some(_)) => return Err(Refusal::MethodNotAllowed("")),
+        (upgrade, handshake) => upgrade.map(|upgrade| upgrade.on_stream(handshake)),
+    };
     if let Some(uri) = rewritten(&target, &head.uri) {
         head.uri = uri;
     }
@@ -210,7 +225,7 @@ async fn pass(
     if let Some(host) = host.as_ref().filter(|_| absolute) {
         fields.insert(header::HOST, host.clone());
     }
-    headers::set_forwarding(fields, peer, host.as_ref(), &record.request_id, kept);
+    headers::set_forwarding(fields, peer, version, host.as_ref(), &record.request_id, kept);
     if expects {
         fields.remove(header::EXPECT);
     }
@@ -407,6 +422,11 @@ async fn forward(
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Ok((Forwarded::switched(response, lease, upgrade.as_ref(), record)?, passage));
     }
+    if response.status().is_success() && upgrade.is_some_and(|upgrade| upgrade.is_on_stream()) {
+        // To a CONNECT it would say that there is a tunnel now.
+        lease.failed_broken();
+        return Err(Refusal::UpstreamBroken);
+    }
     let patience = snapshot.config.upstreams.get(route.upstream).map_or(Duration::MAX, |it| it.response_timeout);
     Ok((Forwarded::new(response, lease, patience, until)?, passage))
 }
@@ -415,6 +435,8 @@ async fn forward(
 struct Forwarded {
     head: http::response::Parts,
     body: ResponseBody,
+    /// Whether it opens a tunnel on a stream.
+    on_stream: bool,
 }
 
 impl Forwarded {
@@ -438,7 +460,7 @@ impl Forwarded {
         }
         head.version = Version::HTTP_11;
         let body = ResponseBody::upstream(incoming, lease, patience, until);
-        Ok(Self { head, body })
+        Ok(Self { head, body, on_stream: false })
     }
 
     /// A 101: good only for the upgrade that was asked for.
@@ -460,14 +482,17 @@ impl Forwarded {
         head.headers.remove(header::CONTENT_LENGTH);
         upgrade.announce(&mut head.headers);
         head.version = Version::HTTP_11;
-        Ok(Self { head, body: ResponseBody::whole(Bytes::new()) })
+        Ok(Self { head, body: ResponseBody::whole(Bytes::new()), on_stream: upgrade.is_on_stream() })
     }
 
     const fn headers_mut_and_status(&mut self) -> (&mut http::HeaderMap, StatusCode) {
         (&mut self.head.headers, self.head.status)
     }
 
-    fn into_response(self) -> Response<ResponseBody> {
+    fn into_response(mut self) -> Response<ResponseBody> {
+        if self.on_stream {
+            Handshake::answer(&mut self.head);
+        }
         Response::from_parts(self.head, self.body)
     }
 }

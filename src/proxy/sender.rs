@@ -126,7 +126,7 @@ impl Sender for RequestSender<'_> {
 }
 
 /// Host and port, ignoring case, a final dot and the default port of the scheme.
-fn is_same_authority(one: &str, other: &str, scheme: &str) -> bool {
+pub(super) fn is_same_authority(one: &str, other: &str, scheme: &str) -> bool {
     let bare = |authority: &'_ str| {
         let default = if scheme == "https" { ":443" } else { ":80" };
         let authority = authority.strip_suffix(default).or_else(|| authority.strip_suffix(':')).unwrap_or(authority);

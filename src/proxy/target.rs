@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 
 use super::answer::Refusal;
 use super::path::{self, Path};
+use super::sender::is_same_authority;
 
 /// A request target that has one meaning.
 #[derive(Debug)]
@@ -81,12 +82,20 @@ pub(super) fn read<'r>(
     check_method(method)?;
     let said = survey(headers)?;
     let (host, named, absolute) = match uri.authority() {
-        None => match said.host(version)? {
+        None => match said.host(version == Version::HTTP_10)? {
             None => ("", None, false),
             Some((host, field)) => (host, Some(field.clone()), false),
         },
         Some(authority) => {
-            said.host(version)?;
+            let field = said.host(matches!(version, Version::HTTP_10 | Version::HTTP_2))?;
+            let scheme = uri.scheme_str().unwrap_or_default();
+            // In HTTP/2 the authority stands in the place of Host, and must not differ from it (RFC 9113 §8.3.1).
+            if version == Version::HTTP_2
+                && let Some((_, field)) = field
+                && !field.to_str().is_ok_and(|field| is_same_authority(field, authority.as_str(), scheme))
+            {
+                return Err(Refusal::BadRequest("the Host field differs from the authority"));
+            }
             if !matches!(uri.scheme_str(), Some("http" | "https")) {
                 return Err(Refusal::BadRequest("the request target is not a path"));
             }
@@ -155,12 +164,11 @@ fn survey(headers: &HeaderMap) -> Result<Survey<'_>, Refusal> {
 
 impl<'r> Survey<'r> {
     /// The one `Host` field, bare and as it came: RFC 9112 §3.2 wants exactly one from HTTP/1.1 on.
-    fn host(&self, version: Version) -> Result<Option<(&'r str, &'r HeaderValue)>, Refusal> {
+    fn host(&self, optional: bool) -> Result<Option<(&'r str, &'r HeaderValue)>, Refusal> {
         if self.several_hosts {
             return Err(Refusal::BadRequest("there are several Host fields"));
         }
         let Some(field) = self.host else {
-            let optional = version == Version::HTTP_10;
             return if optional { Ok(None) } else { Err(Refusal::BadRequest("the Host field is missing")) };
         };
         let host = field.to_str().map_err(|_| Refusal::BadRequest("the host is malformed"))?;

@@ -7,13 +7,18 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 
 use super::ending::Ending;
 use super::entrances::Entrance;
-use super::http1::exchanges;
+use super::frames::PREFACE;
+use super::patient::Patient;
 use super::tls::{self, Handshakes};
+use super::{http1, http2};
+use crate::config::Limits;
 use crate::proxy::{Peer, Worker};
 
 /// How long handshakes under way may still take once the drain has begun.
@@ -27,15 +32,34 @@ pub(super) struct Door {
     pub(super) handshakes: Rc<Handshakes>,
 }
 
+impl Door {
+    fn limits(&self) -> Limits {
+        self.worker.local().snapshot.config.limits.clone()
+    }
+
+    /// Whether a client in clear may begin with HTTP/2.
+    fn is_h2c(&self) -> bool {
+        let listeners = &self.worker.local().snapshot.config.listeners;
+        listeners.iter().any(|listener| listener.address == self.entrance.configured() && listener.h2c)
+    }
+}
+
+/// What is spoken on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spoken {
+    Http1,
+    Http2,
+}
+
 pub(super) async fn connection(stream: TcpStream, address: SocketAddr, slot: OwnedSemaphorePermit, door: Rc<Door>) {
     // Without it an answer in two writes waits for a delayed acknowledgement.
     if stream.set_nodelay(true).is_err() {
         return;
     }
     match door.entrance.identity() {
-        None => exchanges(stream, Peer::new(address.ip()), &door).await,
+        None => in_clear(stream, Peer::new(address.ip()), &door).await,
         Some(identity) => {
-            let patience = door.worker.local().snapshot.config.limits.handshake_timeout;
+            let patience = door.limits().handshake_timeout;
             // Boxed: it is over soon, and must not make the connection larger for as long as that lasts.
             let shaking = Box::pin(door.handshakes.accept(&identity, stream, patience));
             let shaken = tokio::select! {
@@ -47,12 +71,53 @@ pub(super) async fn connection(stream: TcpStream, address: SocketAddr, slot: Own
                 if let Some(peer) = tls::peer_of(address.ip(), &identity, &stream, now) {
                     // By a reload it may be gone while the connection goes on.
                     drop(identity);
-                    exchanges(stream, peer, &door).await;
+                    let chosen = tls::protocol_of(&stream);
+                    let stream = Patient::new(stream, Vec::new(), door.limits().write_timeout);
+                    match chosen {
+                        Spoken::Http1 => http1::exchanges(stream, peer, &door).await,
+                        Spoken::Http2 => http2::exchanges(stream, peer, &door).await,
+                    }
                 }
             }
         }
     }
     drop(slot);
+}
+
+/// Serves a connection without TLS: HTTP/1.1, or HTTP/2 where the listener says so and the client begins it.
+async fn in_clear(mut stream: TcpStream, peer: Peer, door: &Rc<Door>) {
+    let (limits, chooses) = (door.limits(), door.is_h2c());
+    let opening = if chooses {
+        let opening = Box::pin(timeout(limits.header_timeout, opening(&mut stream)));
+        let opening = tokio::select! {
+            opening = opening => opening.ok().flatten(),
+            () = hurry(&door.ending) => None,
+        };
+        let Some(opening) = opening else { return };
+        opening
+    } else {
+        (Spoken::Http1, Vec::new())
+    };
+    let (spoken, early) = opening;
+    let stream = Patient::new(stream, early, limits.write_timeout);
+    match spoken {
+        Spoken::Http1 => http1::exchanges(stream, peer, door).await,
+        Spoken::Http2 => http2::exchanges(stream, peer, door).await,
+    }
+}
+
+/// Reads as much as it takes to know what a client speaks: that, and what was read.
+async fn opening(stream: &mut (impl AsyncRead + Unpin)) -> Option<(Spoken, Vec<u8>)> {
+    let mut seen = Vec::new();
+    let mut space = [0; PREFACE.len()];
+    while PREFACE.starts_with(&seen) {
+        if seen.len() == PREFACE.len() {
+            return Some((Spoken::Http2, seen));
+        }
+        let count = stream.read(space.get_mut(seen.len()..)?).await.ok().filter(|count| *count > 0)?;
+        seen.extend_from_slice(space.get(seen.len()..seen.len() + count)?);
+    }
+    Some((Spoken::Http1, seen))
 }
 
 /// Over a moment after the drain has begun: a client that has not finished its handshake by then has sent

@@ -33,6 +33,11 @@ impl Entrance {
         self.address
     }
 
+    /// Its address as the configuration has it.
+    pub(super) const fn configured(&self) -> SocketAddr {
+        self.configured
+    }
+
     /// What it shows itself as; `None` when it speaks in clear.
     #[must_use]
     pub fn identity(&self) -> Option<Arc<Identity>> {

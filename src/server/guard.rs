@@ -3,9 +3,7 @@
 //! hyper parses and frames HTTP/1.1; four things it lets pass are caught here, on the bytes as they
 //! come: a line of a request head that ends without CR, a fragment in the request target and a
 //! `Content-Length` beside `Transfer-Encoding` (both of which the parser drops silently), and a target
-//! beyond its bound. Besides, a write that makes no progress is given up in time, and a connection that
-//! ends while the client still sends is closed gently, so that the client reads the answer rather than
-//! a reset.
+//! beyond its bound.
 //!
 //! The watch knows where a head begins because it is told, for each request, what follows its head.
 
@@ -14,10 +12,10 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+
+use super::patient::Patient;
 
 /// What was seen in a request head that must not be forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +47,8 @@ pub(super) struct Watch {
     state: State,
     max_target: usize,
     violation: Option<Violation>,
+    /// Whether the client does not take what is written for it.
+    stalled: bool,
     /// Which of [`FRAMING_FIELDS`] the present head has.
     framed: [Field; 2],
     /// Bytes that came after a head before it was known what follows it.
@@ -107,6 +107,7 @@ impl Watch {
             state: START,
             max_target,
             violation: None,
+            stalled: false,
             framed: [Field { agrees: false, seen: false }; 2],
             undecided: Vec::new(),
         }
@@ -115,6 +116,11 @@ impl Watch {
     /// Whether the bytes that the parser got are not all the client's.
     pub(super) fn is_cut_short(&self) -> bool {
         self.violation == Some(Violation::TargetTooLong)
+    }
+
+    /// Whether the client does not take what is written for it.
+    pub(super) const fn is_stalled(&self) -> bool {
+        self.stalled
     }
 
     /// What was wrong with the head that was just read; then goes on with what follows it.
@@ -251,49 +257,23 @@ fn skip(bytes: &[u8], left: u64) -> (u64, &[u8]) {
 /// The end of a head that was cut short, so that the parser hands the request over to be refused.
 const CUT_SHORT: &[u8] = b" HTTP/1.1\r\n\r\n";
 
-/// How long a client may go on sending after the last answer, and how much.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 64 * 1024;
-
 /// A client's byte stream under [`Watch`].
 #[derive(Debug)]
 pub(super) struct Guarded<S> {
-    stream: S,
+    stream: Patient<S>,
     watch: Rc<RefCell<Watch>>,
-    write_timeout: Duration,
-    stalled: Option<Pin<Box<Sleep>>>,
     cut: bool,
-    farewell: Farewell,
-}
-
-/// How far the gentle end of a connection has come.
-#[derive(Debug)]
-enum Farewell {
-    NotYet,
-    Lingering { until: Pin<Box<Sleep>>, left: usize },
-    Done,
 }
 
 impl<S> Guarded<S> {
-    /// Watches `stream`; a write that makes no progress for `write_timeout` fails.
-    pub(super) const fn new(stream: S, watch: Rc<RefCell<Watch>>, write_timeout: Duration) -> Self {
-        Self { stream, watch, write_timeout, stalled: None, cut: false, farewell: Farewell::NotYet }
+    /// Watches `stream`.
+    pub(super) const fn new(stream: Patient<S>, watch: Rc<RefCell<Watch>>) -> Self {
+        Self { stream, watch, cut: false }
     }
 
     /// The stream itself: what follows is not HTTP.
     pub(super) fn into_inner(self) -> S {
-        self.stream
-    }
-
-    fn written<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if outcome.is_ready() {
-            self.stalled = None;
-            return outcome;
-        }
-        let patience = self.write_timeout;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-        ready!(stalled.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        self.stream.into_inner()
     }
 }
 
@@ -320,7 +300,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let outcome = Pin::new(&mut this.stream).poll_write(cx, buf);
-        this.written(cx, outcome)
+        this.watch.borrow_mut().stalled = this.stream.is_stalled();
+        outcome
     }
 
     fn poll_write_vectored(
@@ -330,7 +311,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let outcome = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
-        this.written(cx, outcome)
+        this.watch.borrow_mut().stalled = this.stream.is_stalled();
+        outcome
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -338,44 +320,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let outcome = Pin::new(&mut this.stream).poll_flush(cx);
-        this.written(cx, outcome)
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
     }
 
-    /// Ends our side, then reads on for a moment: closing with bytes unread would reset the connection,
-    /// and the client might never see the answer.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        loop {
-            match &mut this.farewell {
-                Farewell::NotYet => {
-                    ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-                    let until = Box::pin(tokio::time::sleep(LINGER));
-                    this.farewell = Farewell::Lingering { until, left: LINGER_BYTES };
-                }
-                Farewell::Lingering { until, left } => {
-                    let mut space = [0; 4096];
-                    let mut scratch = ReadBuf::new(&mut space);
-                    let over = match Pin::new(&mut this.stream).poll_read(cx, &mut scratch) {
-                        Poll::Ready(Ok(())) => {
-                            let read = scratch.filled().len();
-                            *left = left.saturating_sub(read);
-                            read == 0 || *left == 0
-                        }
-                        Poll::Ready(Err(_)) => true,
-                        Poll::Pending => {
-                            ready!(until.as_mut().poll(cx));
-                            true
-                        }
-                    };
-                    if over {
-                        this.farewell = Farewell::Done;
-                    }
-                }
-                Farewell::Done => return Poll::Ready(Ok(())),
-            }
-        }
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }
 
@@ -444,33 +393,5 @@ mod tests {
         for step in 1..=second.len() {
             assert_eq!(watch(second, step, &[NONE, NONE]).0, [None, Some(Violation::BareLineFeed)], "in {step}");
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_write_without_progress_is_given_up() {
-        use tokio::io::AsyncWriteExt;
-        let (ours, _theirs) = tokio::io::duplex(16);
-        let watch = Rc::new(RefCell::new(Watch::new(64)));
-        let mut guarded = Guarded::new(ours, watch, Duration::from_secs(5));
-        let error = guarded.write_all(&[0; 64]).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_end_reads_on_for_a_moment() {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let (ours, mut theirs) = tokio::io::duplex(64);
-        let watch = Rc::new(RefCell::new(Watch::new(64)));
-        let mut guarded = Guarded::new(ours, watch, Duration::from_secs(5));
-        guarded.write_all(b"answer").await.unwrap();
-        let sender = async {
-            theirs.write_all(&[b'x'; 1000]).await.unwrap();
-            let mut answer = Vec::new();
-            theirs.read_to_end(&mut answer).await.unwrap();
-            answer
-        };
-        let (ended, answer) = tokio::join!(guarded.shutdown(), sender);
-        ended.unwrap();
-        assert_eq!(answer, b"answer");
     }
 }

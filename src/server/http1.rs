@@ -13,25 +13,26 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::connection::Door;
 use super::ending::HeadTimer;
 use super::guard::{Framing, Guarded, Violation, Watch};
+use super::patient::Patient;
 use crate::alarm::Alarm;
 use crate::config::Limits;
 use crate::proxy::{Handover, Peer, Refusal, serve};
 
 /// Serves the requests that come on a stream until it ends.
-pub(super) async fn exchanges<S>(stream: S, peer: Peer, door: &Door)
+pub(super) async fn exchanges<S>(stream: Patient<S>, peer: Peer, door: &Door)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let worker = Rc::clone(&door.worker);
     let limits = worker.local().snapshot.config.limits.clone();
     let watch = Rc::new(RefCell::new(Watch::new(limits.uri_bytes)));
-    let io = TokioIo::new(Guarded::new(stream, Rc::clone(&watch), limits.write_timeout));
+    let io = TokioIo::new(Guarded::new(stream, Rc::clone(&watch)));
     let peer = Rc::new(peer);
     let handover = Rc::<Handover>::default();
     let service = {
@@ -58,8 +59,18 @@ where
             if let Poll::Ready(served) = Pin::new(&mut connection).poll(cx) {
                 return Poll::Ready(served.map_err(Ended::Hyper));
             }
-            late.set(leaving.due(head.due(), limits.header_timeout));
+            let due = leaving.due(head.due(), limits.header_timeout);
+            // An answer that its client does not read would not find out by itself that its token is revoked.
+            let hold = if due.is_none() && watch.borrow().is_stalled() { handover.hold_due() } else { None };
+            late.set(due.or(hold));
             ready!(late.poll_due(cx));
+            if due.is_none() {
+                handover.hold(cx);
+                if handover.is_cut() {
+                    return Poll::Ready(Err(Ended::Dishonoured));
+                }
+                continue;
+            }
             if !leaving.is_silent() {
                 return Poll::Ready(Err(Ended::HeadTooLate));
             }
@@ -76,7 +87,8 @@ where
             let stream = parts.io.into_inner().into_inner();
             Box::pin(tunnel.run(stream, &parts.read_buf, leaving)).await;
         }
-        (Ok(()), _) => {}
+        // Where an upgrade was asked for and is not, the library leaves the end to others.
+        (Ok(()), _) => drop(connection.into_parts().io.into_inner().shutdown().await),
     }
 }
 

@@ -8,9 +8,12 @@ mod capacity;
 mod connection;
 mod ending;
 mod entrances;
+mod frames;
 mod guard;
 mod http1;
+mod http2;
 mod inherited;
+mod patient;
 mod sockets;
 mod tls;
 

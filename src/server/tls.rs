@@ -22,6 +22,7 @@ use tokio_rustls::server::TlsStream;
 
 pub use self::identity::{CertificateError, Identity, Shown};
 use super::capacity::Capacity;
+use super::connection::Spoken;
 use crate::config::Listener;
 use crate::proxy::Peer;
 use crate::time::Timestamp;
@@ -113,6 +114,12 @@ impl Handshakes {
             None
         })
     }
+}
+
+/// What the client has chosen to speak.
+pub(super) fn protocol_of(stream: &TlsStream<TcpStream>) -> Spoken {
+    let chosen = stream.get_ref().1.alpn_protocol();
+    if chosen == Some(identity::HTTP2) { Spoken::Http2 } else { Spoken::Http1 }
 }
 
 /// Who is at the other end of a connection. `None`: its certificate was good when it was shown, and is not

@@ -26,6 +26,10 @@ pub enum Limit {
     HeaderCount,
     /// A request head took too long.
     HeaderTimeout,
+    /// Too many frames of an HTTP/2 connection asked for nothing: it ended.
+    Http2ControlFrames,
+    /// Too many requests of an HTTP/2 connection were taken back: it ended.
+    Http2Resets,
     /// A connection was idle for too long.
     IdleTimeout,
     /// A request body was too large.
@@ -51,7 +55,7 @@ pub enum Limit {
 }
 
 impl Limit {
-    const ALL: [Self; 20] = [
+    const ALL: [Self; 22] = [
         Self::BodyMinRate,
         Self::BodyTimeout,
         Self::Connections,
@@ -61,6 +65,8 @@ impl Limit {
         Self::HeaderBytes,
         Self::HeaderCount,
         Self::HeaderTimeout,
+        Self::Http2ControlFrames,
+        Self::Http2Resets,
         Self::IdleTimeout,
         Self::MaxBody,
         Self::MaxRequests,
@@ -85,6 +91,8 @@ impl Limit {
             Self::HeaderBytes => "header_bytes",
             Self::HeaderCount => "header_count",
             Self::HeaderTimeout => "header_timeout",
+            Self::Http2ControlFrames => "http2_control_frames",
+            Self::Http2Resets => "http2_resets",
             Self::IdleTimeout => "idle_timeout",
             Self::MaxBody => "max_body",
             Self::MaxRequests => "max_requests",

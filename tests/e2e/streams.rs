@@ -13,6 +13,7 @@ use tungstenite::protocol::{CloseFrame, Role};
 use tungstenite::{Message, WebSocket};
 
 use crate::credentials::{BASE, HASH, PEOPLE, token};
+use crate::http2::endless;
 use crate::sessions::{exchanged, log_in, slide};
 use crate::support::issuer::ACCOUNTS;
 use crate::support::patience::DEADLINE;
@@ -20,10 +21,10 @@ use crate::support::upstream::Exchange;
 use crate::support::{Admin, Connection, Gateway, Latch, Site, Upstream, bearer, now, request, until};
 
 /// How an upstream's own end of a WebSocket ended: its Close, or `None` when the connection just broke.
-type Ends = Arc<Mutex<Vec<Option<u16>>>>;
+pub(crate) type Ends = Arc<Mutex<Vec<Option<u16>>>>;
 
 /// Echoes below `/ws`, streams events below `/events`, opens a session at `/login/NAME`.
-fn service() -> (Upstream, Ends) {
+pub(crate) fn service() -> (Upstream, Ends) {
     let ends = Ends::default();
     let seen = Arc::clone(&ends);
     let upstream = Upstream::scripted(move |exchange| {
@@ -82,7 +83,7 @@ fn site(upstream: &Upstream) -> Site {
     with_upgrades(Site::new(upstream))
 }
 
-fn with_upgrades(mut site: Site) -> Site {
+pub(crate) fn with_upgrades(mut site: Site) -> Site {
     for route in site.config["routes"].as_array_mut().unwrap() {
         route["upgrades"] = json!(["websocket", "chat/2"]);
     }
@@ -521,4 +522,17 @@ fn a_long_poll_brings_nothing_once_its_token_is_revoked() {
     assert_eq!((polled.status, polled.reason().as_str()), (401, "revoked_subject"));
     assert!(!polled.text().contains("news"));
     assert_eq!([posted.text(), others.text()], ["the news", "the news"]);
+}
+
+#[test]
+fn an_answer_of_which_nothing_is_ever_read_is_cut_as_well() {
+    let upstream = endless();
+    let site = Site::new(&upstream);
+    let gateway = site.start();
+    let mut connection = gateway.connect();
+    connection.send(&request("GET", "/", &[("Authorization", &bearer(&site.accounts.token_of("bob")))], b""));
+    opened(&gateway, 1);
+    cut(&gateway.admin(), json!({"kind": "subject", "issuer": "accounts", "value": "bob"}));
+    opened(&gateway, 0);
+    until("the upstream to be let go", || (upstream.open() == 0).then_some(()));
 }

@@ -78,7 +78,7 @@ impl Certificate {
 }
 
 /// A client that believes one authority.
-pub(crate) struct Client(Arc<ClientConfig>);
+pub(crate) struct Client(pub(crate) Arc<ClientConfig>);
 
 const BOTH: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
 
@@ -172,6 +172,7 @@ fn both_versions_are_spoken_and_nothing_else() {
     let (upstream, authority) = (Upstream::start(), Authority::new());
     let mut site = Site::new(&upstream);
     protect(&mut site, &authority);
+    site.set("/listeners/0/tls/http2", json!(false));
     let gateway = site.start();
     let token = site.accounts.token_of("bob");
     for version in BOTH {

@@ -1,6 +1,8 @@
 //! Upgrades that nobody asked the gateway to support: the request goes on without them, and an upstream that switches
 //! protocols unasked is an upstream that is broken.
 
+use serde_json::json;
+
 use crate::support::{Site, Upstream, bearer, request, until};
 
 #[test]
@@ -104,4 +106,23 @@ fn bytes_after_an_answer_do_not_become_the_next_answer() {
         let response = connection.send(&request("GET", "/public/", &[], b"")).response();
         assert_eq!((response.status, response.text().as_str()), (200, "first"));
     }
+}
+
+#[test]
+fn a_refusal_of_a_body_that_comes_with_an_upgrade_is_read_before_the_end() {
+    let upstream = Upstream::start();
+    let mut site = Site::new(&upstream);
+    site.set("/routes/0/max_body", json!("1KiB"));
+    let gateway = site.start();
+    let fields = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Content-Length", "60000")];
+    let mut connection = gateway.connect();
+    connection.send(&request("POST", "/public/", &fields, b""));
+    let head = String::from_utf8(connection.read_head().unwrap()).unwrap();
+    assert!(head.starts_with("HTTP/1.1 413 "), "{head}");
+    // What is still under way does not reset the connection.
+    connection.send(&[b'x'; 30_000]);
+    connection.send(&[b'x'; 30_000]);
+    let mut rest = Vec::new();
+    std::io::Read::read_to_end(connection.stream(), &mut rest).unwrap();
+    assert!(upstream.take().is_empty());
 }

@@ -21,6 +21,15 @@ impl Lower<'_, '_> {
         let mut listeners: Vec<Listener> = Vec::new();
         for (index, listener) in raw.iter().enumerate() {
             let tls = listener.tls.as_ref().and_then(|tls| self.listener_tls(tls, &place.item(index).key("tls")));
+            let h2c = listener.h2c == Some(true);
+            if h2c && listener.tls.is_some() {
+                let at = place.item(index).key("h2c").at_key();
+                self.error(
+                    &at,
+                    format!("`{}` is for listeners in clear", at.path),
+                    "with `tls`, clients choose HTTP/2",
+                );
+            }
             let place = place.item(index).key("address");
             let Some(address) = listener.address.as_deref().and_then(|text| self.address(text, &place)) else {
                 continue;
@@ -28,7 +37,7 @@ impl Lower<'_, '_> {
             if address.port() != 0 && listeners.iter().any(|earlier| earlier.address == address) {
                 self.error(&place, format!("`{address}` is listened on twice"), "");
             }
-            listeners.push(Listener { address, tls });
+            listeners.push(Listener { address, tls, h2c });
         }
         listeners
     }

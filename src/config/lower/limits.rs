@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{DAY, Lower, MILLISECOND, Place, SECOND};
-use crate::config::model::{Limits, Reload, Shutdown};
+use crate::config::model::{Http2Limits, Limits, Reload, Shutdown};
 use crate::config::raw;
 
 impl Lower<'_, '_> {
@@ -19,6 +19,7 @@ impl Lower<'_, '_> {
             handshakes_per_worker: None,
             tunnel_idle_timeout: None,
             connections_per_worker: None,
+            http2: None,
         });
         let count = |number: Option<u64>| usize::try_from(number.unwrap_or(0)).unwrap_or(usize::MAX);
         // Below 8 KiB the HTTP parser's own buffer is the bound.
@@ -48,6 +49,34 @@ impl Lower<'_, '_> {
                 wait,
             ),
             connections_per_worker: count(raw.connections_per_worker),
+            http2: self.http2_limits(raw.http2.as_ref(), &place.key("http2")),
+        }
+    }
+
+    fn http2_limits(&mut self, raw: Option<&raw::Http2Limits>, place: &Place<'_>) -> Http2Limits {
+        let count = |number: Option<u64>| u32::try_from(number.unwrap_or(0)).unwrap_or(u32::MAX);
+        let idle_timeout = raw.and_then(|raw| raw.idle_timeout.as_ref());
+        let keep_alive = raw.and_then(|raw| raw.keep_alive.as_ref());
+        let mut size = |raw: Option<&raw::Size>, key, bounds| {
+            // Within the bounds it fits.
+            u32::try_from(self.size(raw, &place.key(key), bounds)).unwrap_or(u32::MAX)
+        };
+        // The least that every client may count on (RFC 9113 §6.9.2), and the most that a window can be.
+        let window = 65_535..=(1 << 31) - 1;
+        let stream_window = size(raw.and_then(|raw| raw.stream_window.as_ref()), "stream_window", window.clone());
+        let connection_window = size(raw.and_then(|raw| raw.connection_window.as_ref()), "connection_window", window);
+        let send_buffer = size(raw.and_then(|raw| raw.send_buffer.as_ref()), "send_buffer", 16 << 10..=16 << 20);
+        Http2Limits {
+            streams: count(raw.and_then(|raw| raw.streams)),
+            resets: count(raw.and_then(|raw| raw.resets)),
+            control_frames: count(raw.and_then(|raw| raw.control_frames)),
+            idle_timeout: self.duration(idle_timeout, &place.key("idle_timeout"), MILLISECOND..=DAY),
+            keep_alive: self
+                .duration_or_none(keep_alive, &place.key("keep_alive"), SECOND..=DAY)
+                .filter(|it| !it.is_zero()),
+            stream_window,
+            connection_window,
+            send_buffer: usize::try_from(send_buffer).unwrap_or(usize::MAX),
         }
     }
 

@@ -27,7 +27,8 @@ impl Lower<'_, '_> {
             Some(raw::TlsVersion::Tls13) => TlsVersion::Tls13,
             Some(raw::TlsVersion::Tls12) | None => TlsVersion::Tls12,
         };
-        Some(ListenerTls { certificates, strict_sni: raw.strict_sni.unwrap_or(false), min_version, clients })
+        let (strict_sni, http2) = (raw.strict_sni.unwrap_or(false), raw.http2.unwrap_or(true));
+        Some(ListenerTls { certificates, strict_sni, min_version, clients, http2 })
     }
 
     /// Whatever it may show itself as, the pair first.

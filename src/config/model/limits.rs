@@ -25,6 +25,29 @@ pub struct Limits {
     pub tunnel_idle_timeout: Duration,
     /// Open client connections of each worker; at the bound no more are accepted.
     pub connections_per_worker: usize,
+    /// Bounds on one HTTP/2 connection.
+    pub http2: Http2Limits,
+}
+
+/// Bounds on one HTTP/2 connection of a client.
+#[derive(Clone, Copy, Debug)]
+pub struct Http2Limits {
+    /// Requests at once.
+    pub streams: u32,
+    /// Streams that a client may reset: a burst, and as many again in each 30 seconds.
+    pub resets: u32,
+    /// Frames that are no part of a message and follow from none: a burst, and as many again in each 30 seconds.
+    pub control_frames: u32,
+    /// How long it may stay open without a request.
+    pub idle_timeout: Duration,
+    /// How often the client is asked whether it is still there.
+    pub keep_alive: Option<Duration>,
+    /// Bytes of a request's body that may come before they are passed on.
+    pub stream_window: u32,
+    /// The same of all its requests.
+    pub connection_window: u32,
+    /// Bytes of an answer that are held for a client that does not take them.
+    pub send_buffer: usize,
 }
 
 /// One rule on how often something may be asked: `count` in each `period` on average, `burst` at once.

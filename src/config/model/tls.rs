@@ -15,6 +15,8 @@ pub struct ListenerTls {
     pub min_version: TlsVersion,
     /// The PEM text of the authorities that vouch for clients, and whether they must.
     pub clients: Option<(String, ClientAuth)>,
+    /// Whether clients may choose HTTP/2.
+    pub http2: bool,
 }
 
 /// One certificate of a listener.

@@ -14,6 +14,8 @@ pub(in crate::config) struct Listener {
     pub(in crate::config) address: Option<String>,
     /// TLS. Absent: in clear.
     pub(in crate::config) tls: Option<ListenerTls>,
+    /// Without `tls`: whether clients may begin with HTTP/2, as those do that know of it. Absent: `false`.
+    pub(in crate::config) h2c: Option<bool>,
 }
 
 /// Bounds on what clients may send and how long they may take.
@@ -50,6 +52,40 @@ pub(in crate::config) struct Limits {
     /// Open client connections of each worker.
     #[schemars(range(min = 1, max = 1_000_000), extend("default" = 10_000))]
     pub(in crate::config) connections_per_worker: Option<u64>,
+    /// What is bounded of HTTP/2 connections besides.
+    #[schemars(extend("default" = {}))]
+    pub(in crate::config) http2: Option<Http2Limits>,
+}
+
+/// Bounds on one HTTP/2 connection of a client.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Http2Limits {
+    /// Requests at once.
+    #[schemars(range(min = 1, max = 10_000), extend("default" = 100))]
+    pub(in crate::config) streams: Option<u64>,
+    /// Requests that a client may take back: so many at once, and as many again in each 30 seconds.
+    #[schemars(range(min = 1, max = 1_000_000), extend("default" = 200))]
+    pub(in crate::config) resets: Option<u64>,
+    /// Frames that bring no part of a request and follow from none of an answer: so many at once, and as many
+    /// again in each 30 seconds.
+    #[schemars(range(min = 100, max = 1_000_000), extend("default" = 1000))]
+    pub(in crate::config) control_frames: Option<u64>,
+    /// How long a connection may stay open without a request. The first one has `header_timeout`.
+    #[schemars(extend("default" = "60s"))]
+    pub(in crate::config) idle_timeout: Option<Duration>,
+    /// How often a client is asked whether it is still there, or `none`.
+    #[schemars(extend("default" = "none"))]
+    pub(in crate::config) keep_alive: Option<Duration>,
+    /// Bytes of a request's body that may come before they are passed on.
+    #[schemars(extend("default" = "256KiB"))]
+    pub(in crate::config) stream_window: Option<Size>,
+    /// The same of all requests of a connection together.
+    #[schemars(extend("default" = "1MiB"))]
+    pub(in crate::config) connection_window: Option<Size>,
+    /// Bytes of an answer that are held for a client that does not take them.
+    #[schemars(extend("default" = "128KiB"))]
+    pub(in crate::config) send_buffer: Option<Size>,
 }
 
 /// When a changed configuration is taken up.

@@ -22,7 +22,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub(super) use self::edge::{
-    Admin, AdminToken, Limits, Listener, LogFile, LogWord, Reload, Revocation, Role, Shutdown,
+    Admin, AdminToken, Http2Limits, Limits, Listener, LogFile, LogWord, Reload, Revocation, Role, Shutdown,
 };
 pub(super) use self::issuer::{
     Constraint, Credential, CredentialService, DeriveWord, Issuer, Keys, PerSubject, Postgres, TlsWord,

@@ -28,6 +28,8 @@ pub(in crate::config) struct ListenerTls {
     pub(in crate::config) client_ca: Option<String>,
     /// With `client_ca`: whether a client must have a certificate. Absent: `optional`.
     pub(in crate::config) client_auth: Option<ClientAuth>,
+    /// Whether clients may choose HTTP/2. Absent: `true`.
+    pub(in crate::config) http2: Option<bool>,
 }
 
 /// One certificate of a listener.

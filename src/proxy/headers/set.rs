@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use serde_json::Value;
 
 use super::{Kept, Peer, TRACEPARENT, TRACESTATE, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
@@ -12,6 +12,7 @@ use crate::gate::{Gate, Verified};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const VIA: HeaderValue = HeaderValue::from_static("1.1 portcullis");
+const VIA_HTTP2: HeaderValue = HeaderValue::from_static("2.0 portcullis");
 const HTTP: HeaderValue = HeaderValue::from_static("http");
 const HTTPS: HeaderValue = HeaderValue::from_static("https");
 
@@ -20,6 +21,7 @@ const HTTPS: HeaderValue = HeaderValue::from_static("https");
 pub(in crate::proxy) fn set_forwarding(
     headers: &mut HeaderMap,
     peer: &Peer,
+    version: Version,
     host: Option<&HeaderValue>,
     request_id: &HeaderValue,
     kept: Kept,
@@ -37,10 +39,11 @@ pub(in crate::proxy) fn set_forwarding(
     {
         headers.insert(X_FORWARDED_HOST, host.clone());
     }
+    let via = if version == Version::HTTP_2 { VIA_HTTP2 } else { VIA };
     if kept.via {
-        append(headers, &header::VIA, &VIA);
+        append(headers, &header::VIA, &via);
     } else {
-        headers.insert(header::VIA, VIA);
+        headers.insert(header::VIA, via);
     }
     if kept.trace && !is_traceparent(headers) {
         headers.remove(&TRACEPARENT);

@@ -1,6 +1,6 @@
 //! What is removed, what is set, and who is believed.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use serde_json::{Value, json};
 
 use super::set::claim_value;
@@ -119,7 +119,7 @@ fn forwarding_fields_are_believed_from_trusted_peers_only() {
     let kept = cleaner().clean(&mut headers, true);
     assert_eq!(headers.len(), 2);
     let peer = Peer::new([10, 0, 0, 1].into());
-    set_forwarding(&mut headers, &peer, None, &HeaderValue::from_static("id"), kept);
+    set_forwarding(&mut headers, &peer, Version::HTTP_11, None, &HeaderValue::from_static("id"), kept);
     assert_eq!(headers["x-forwarded-for"], "1.2.3.4, 10.0.0.1");
 }
 
@@ -161,7 +161,7 @@ fn broken_trace_context_is_dropped_and_a_good_one_kept() {
         let mut headers = map(&[("traceparent", value), ("tracestate", "a=1"), ("via", "1.0 edge")]);
         let left = cleaner().clean(&mut headers, false);
         let peer = Peer::new([10, 0, 0, 1].into());
-        set_forwarding(&mut headers, &peer, None, &HeaderValue::from_static("id"), left);
+        set_forwarding(&mut headers, &peer, Version::HTTP_11, None, &HeaderValue::from_static("id"), left);
         assert_eq!(headers["via"], "1.0 edge, 1.1 portcullis");
         assert_eq!(headers.contains_key("traceparent"), kept, "{value}");
         assert_eq!(headers.contains_key("tracestate"), kept, "{value}");

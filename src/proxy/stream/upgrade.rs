@@ -8,6 +8,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Version, header};
 
 use crate::config::Route;
+use crate::proxy::http2::Handshake;
 
 const UPGRADE: HeaderValue = HeaderValue::from_static("Upgrade");
 const WEBSOCKET: &str = "websocket";
@@ -16,6 +17,8 @@ const WEBSOCKET: &str = "websocket";
 #[derive(Debug)]
 pub(in crate::proxy) struct Upgrade {
     protocol: HeaderValue,
+    /// The handshake of a WebSocket that opens on an HTTP/2 stream.
+    handshake: Option<Handshake>,
 }
 
 impl Upgrade {
@@ -30,7 +33,17 @@ impl Upgrade {
         }
         let is_allowed = |wanted: &&[u8]| route.upgrades.iter().any(|it| wanted.eq_ignore_ascii_case(it.as_bytes()));
         let wanted = list(&head.headers, header::UPGRADE).find(is_allowed)?;
-        Some(Self { protocol: HeaderValue::from_bytes(wanted).ok()? })
+        Some(Self { protocol: HeaderValue::from_bytes(wanted).ok()?, handshake: None })
+    }
+
+    /// The same, on a stream if there is a `handshake` for it.
+    pub(in crate::proxy) fn on_stream(self, handshake: Option<Handshake>) -> Self {
+        Self { handshake, ..self }
+    }
+
+    /// Whether it is on a stream.
+    pub(in crate::proxy) const fn is_on_stream(&self) -> bool {
+        self.handshake.is_some()
     }
 
     /// Whether the tunnel is to be of WebSocket frames.
@@ -41,7 +54,9 @@ impl Upgrade {
     /// Whether a 101 with these fields grants just that.
     pub(in crate::proxy) fn is_granted(&self, headers: &HeaderMap) -> bool {
         let mut granted = list(headers, header::UPGRADE);
-        granted.next().is_some_and(|it| it.eq_ignore_ascii_case(self.protocol.as_bytes())) && granted.next().is_none()
+        granted.next().is_some_and(|it| it.eq_ignore_ascii_case(self.protocol.as_bytes()))
+            && granted.next().is_none()
+            && self.handshake.as_ref().is_none_or(|handshake| handshake.is_accepted(headers))
     }
 
     /// Says in a cleaned head, of either direction, that the connection changes.

@@ -17,8 +17,10 @@ use crate::config::{ClientAuth, ListenerCertificate, ListenerTls, TlsVersion};
 use crate::proxy::Coverage;
 use crate::time::Timestamp;
 
-/// The protocol spoken inside (RFC 7301). A client that wants another one is refused at the handshake.
-const ALPN: &[u8] = b"http/1.1";
+/// The protocols spoken inside (RFC 7301, RFC 9113 §3.2). A client that wants another one is refused at the
+/// handshake; one that says nothing speaks HTTP/1.1.
+const HTTP1: &[u8] = b"http/1.1";
+pub(super) const HTTP2: &[u8] = b"h2";
 
 /// Why a listener's certificate cannot be used. Read as "the certificate cannot be used: {self}".
 #[derive(Debug, thiserror::Error)]
@@ -155,7 +157,8 @@ impl Identity {
         };
         let by_name = Arc::new(ByName::new(certificates, spec.strict_sni));
         let mut config = builder.with_cert_resolver(Arc::clone(&by_name) as Arc<_>);
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        let protocols = if spec.http2 { [HTTP2, HTTP1].as_slice() } else { &[HTTP1] };
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
         // Sessions are in the hands of clients, under keys of this listener that live for hours; nothing here
         // grows with them.
         config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -14,11 +14,11 @@ fn made(from: i64, to: i64) -> (String, Secret) {
 
 fn spec((certificate, key): (String, Secret)) -> ListenerTls {
     let certificates = vec![ListenerCertificate { chain: certificate, key, names: None }];
-    ListenerTls { certificates, strict_sni: false, min_version: TlsVersion::Tls12, clients: None }
+    ListenerTls { certificates, strict_sni: false, min_version: TlsVersion::Tls12, clients: None, http2: true }
 }
 
 fn listener(tls: Option<ListenerTls>) -> Listener {
-    Listener { address: "127.0.0.1:0".parse().unwrap(), tls }
+    Listener { address: "127.0.0.1:0".parse().unwrap(), tls, h2c: false }
 }
 
 fn judged(spec: &ListenerTls, secs: i64) -> String {
