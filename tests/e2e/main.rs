@@ -16,6 +16,7 @@ mod dpop;
 mod drain;
 mod durability;
 mod failing_upstreams;
+mod grpc;
 mod guide;
 mod http2;
 mod http2_attacks;
