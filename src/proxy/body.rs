@@ -97,6 +97,18 @@ impl RequestBody {
         }
     }
 
+    /// No body.
+    #[must_use]
+    pub(super) fn empty() -> Self {
+        Self::default()
+    }
+
+    /// Whether it was empty from the start.
+    #[must_use]
+    pub(super) const fn is_empty(&self) -> bool {
+        self.progress.is_none()
+    }
+
     /// Its progress, to be watched from outside; `None` for a body that is empty from the start.
     #[must_use]
     pub(super) fn progress(&self) -> Option<Rc<Progress>> {

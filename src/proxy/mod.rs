@@ -57,7 +57,7 @@ use self::stream::{GRACE, Held, Upgrade, Upgraded};
 pub use self::stream::{Handover, Tunnel};
 use self::target::Target;
 pub use self::upstream::{Checks, ContentError, Group, ServerView, UpstreamTls, UpstreamTlsError};
-use self::upstream::{Content, ForwardError, Lease};
+use self::upstream::{Content, ForwardError, Lease, Terms};
 use crate::config::{Protocol, Route, TokenPlace};
 use crate::gate::{
     Admission, Demand, Denial, Gate, Passage, Permit, Presentation, Remembered, Requirement, Stage, Verified,
@@ -400,7 +400,9 @@ async fn forward(
     let began = Instant::now();
     let until = route.timeout.map(|timeout| began + timeout);
     let is_safe = request.method().is_safe();
-    let sending = pool.send(request, route.preserve_host, began);
+    let still = || passage.bearer().is_none_or(|bearer| Held::new(&local.shared, bearer).check().is_ok());
+    let terms = Terms { preserve_host: route.preserve_host, upgrades: upgrade.is_some(), still: &still };
+    let sending = pool.send(request, terms, began);
     let outcome = match until {
         None => sending.await,
         Some(until) => timeout_at(until, sending).await.unwrap_or(Err(ForwardError::TimedOut)),

@@ -37,6 +37,7 @@ mod rate_limits;
 mod refresh;
 mod reload;
 mod restart;
+mod retries;
 mod revocations;
 mod rotation;
 mod secrecy;

@@ -235,9 +235,9 @@ impl Connection {
                 let unsent = error.take_message().map(Box::new);
                 let broken = if is_tls_failure(error.error()) { ForwardError::TlsFailed } else { ForwardError::Broken };
                 let failure = progress.and_then(Progress::failure);
-                Err(Unanswered { error: failure.map_or(broken, ForwardError::Body), unsent })
+                Err(Unanswered { error: failure.map_or(broken, ForwardError::Body), unsent, kept: false })
             }
-            None => Err(Unanswered { error: ForwardError::TimedOut, unsent: None }),
+            None => Err(Unanswered { error: ForwardError::TimedOut, unsent: None, kept: false }),
         }
     }
 }

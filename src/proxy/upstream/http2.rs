@@ -244,7 +244,7 @@ impl Stream {
         patience: Patience,
     ) -> Result<Response<Content>, Unanswered> {
         let (parts, body) = request.into_parts();
-        let no_more = |error| Unanswered { error, unsent: None };
+        let no_more = |error| Unanswered { error, unsent: None, kept: false };
         let Some(head) = self.connection.head(&parts) else { return Err(no_more(ForwardError::Broken)) };
         let ended = body.is_end_stream();
         let (response, stream) = match self.connection.sender.borrow().clone().send_request(head, ended) {
@@ -252,7 +252,7 @@ impl Stream {
             // The connection has ended meanwhile, or is about to.
             Err(error) if error.is_go_away() || error.is_io() || error.is_reset() => {
                 let unsent = Some(Box::new(Request::from_parts(parts, body)));
-                return Err(Unanswered { error: ForwardError::Broken, unsent });
+                return Err(Unanswered { error: ForwardError::Broken, unsent, kept: false });
             }
             Err(error) => {
                 tracing::debug!(%error, "a request cannot be sent over HTTP/2");
@@ -283,7 +283,7 @@ impl Stream {
                 let unsent = if is_refused(&error) { outgoing.borrow_mut().recover() } else { None };
                 let unsent = unsent.map(|body| Box::new(Request::from_parts(parts, body)));
                 tracing::debug!(%error, again = unsent.is_some(), "an upstream server refused a request");
-                Err(Unanswered { error: failure, unsent })
+                Err(Unanswered { error: failure, unsent, kept: false })
             }
             None => Err(no_more(ForwardError::TimedOut)),
         }

@@ -50,6 +50,8 @@ pub(super) struct Unanswered {
     pub(super) error: ForwardError,
     /// The request, when the server has seen nothing of it: it may go to another.
     pub(super) unsent: Option<Box<Request<RequestBody>>>,
+    /// Whether the connection had been kept from an earlier request.
+    pub(super) kept: bool,
 }
 
 impl Lease {
@@ -81,7 +83,7 @@ impl Lease {
                 // Rare, and large.
                 None => match Box::pin(self.server.open(alone)).await {
                     Ok(held) => held,
-                    Err(error) => return Err(self.failed(error, Some(Box::new(request)))),
+                    Err(error) => return Err(self.failed(error, Some(Box::new(request)), false)),
                 },
             };
             let from = if reused { self.began } else { Instant::now() };
@@ -93,12 +95,12 @@ impl Lease {
                         Ok(response) => return Ok(response.map(Content::Http1)),
                         // Nothing was written: an idle connection that the server had closed.
                         Err(Unanswered { unsent: Some(unsent), .. }) if reused => request = *unsent,
-                        Err(Unanswered { error, unsent }) => {
+                        Err(Unanswered { error, unsent, .. }) => {
                             if reused {
                                 // It may end at any time: that says nothing about the server.
                                 self.blame = Blame::Nobody;
                             }
-                            return Err(self.failed(error, unsent));
+                            return Err(self.failed(error, unsent, reused));
                         }
                     }
                     self.server.stopped();
@@ -107,7 +109,7 @@ impl Lease {
                     match Box::pin(stream.exchange(request, self.request.as_deref(), patience)).await {
                         Ok(response) => return Ok(response),
                         Err(Unanswered { unsent: Some(unsent), .. }) if refusals < REFUSALS_MAX => request = *unsent,
-                        Err(Unanswered { error, unsent }) => return Err(self.failed(error, unsent)),
+                        Err(Unanswered { error, unsent, .. }) => return Err(self.failed(error, unsent, false)),
                     }
                     refusals += 1;
                 }
@@ -116,9 +118,14 @@ impl Lease {
         }
     }
 
-    const fn failed(&mut self, error: ForwardError, unsent: Option<Box<Request<RequestBody>>>) -> Unanswered {
+    const fn failed(
+        &mut self,
+        error: ForwardError,
+        unsent: Option<Box<Request<RequestBody>>>,
+        kept: bool,
+    ) -> Unanswered {
         self.result = error.result();
-        Unanswered { error, unsent }
+        Unanswered { error, unsent, kept }
     }
 
     /// The response began with this status.
@@ -126,6 +133,12 @@ impl Lease {
         if is_bad_gateway(status) {
             self.blame = Blame::BadGateway;
         }
+    }
+
+    /// The response is not handed on; `complete` if all of it is there.
+    pub(super) const fn passed_over(&mut self, complete: bool) {
+        self.complete = complete;
+        self.result = UpstreamResult::Answered;
     }
 
     /// The head of the response came then.

@@ -2,8 +2,8 @@
 //!
 //! Each worker keeps its connections to itself, so a request takes no lock; how the servers stand is shared
 //! ([`Group`]). The healthy server with the fewest requests of this worker on it for its weight is chosen; one
-//! that cannot be connected to is passed over for the next. A request is sent again only if no byte of it
-//! had been written.
+//! that cannot be connected to is passed over for the next. What a server may have seen is sent again only as
+//! `retry` allows.
 
 mod balance;
 mod connection;
@@ -12,6 +12,7 @@ mod health;
 mod http2;
 mod lease;
 mod resolve;
+mod retry;
 mod server;
 mod slots;
 mod standing;
@@ -22,14 +23,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response, header};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use self::balance::Balance;
 pub(super) use self::content::Content;
 pub use self::content::ContentError;
 pub use self::health::Checks;
 pub(super) use self::lease::Lease;
-use self::lease::Unanswered;
+use self::lease::{Unanswered, is_bad_gateway};
+use self::retry::{Retrying, Setback, Tries};
 use self::server::ServerPool;
 use self::slots::Line;
 use self::standing::Seat;
@@ -45,11 +47,23 @@ pub(super) struct Pool {
     servers: Vec<Rc<ServerPool>>,
     group: Arc<Group>,
     balance: Balance,
+    retrying: Retrying,
     response_timeout: Duration,
     /// Requests that wait for a connection.
     line: Rc<Line>,
     /// Whether a connection may carry several requests.
     may_share: bool,
+}
+
+/// What a request is sent under.
+#[derive(Clone, Copy)]
+pub(super) struct Terms<'a> {
+    /// Whether the client's own `Host` goes upstream.
+    pub(super) preserve_host: bool,
+    /// Whether the connection may change its protocol.
+    pub(super) upgrades: bool,
+    /// Whether the token that let the request in is still honoured: asked before it is sent again.
+    pub(super) still: &'a dyn Fn() -> bool,
 }
 
 /// Why an upstream gave no response.
@@ -100,13 +114,15 @@ impl Pool {
             servers: servers.collect(),
             group: Arc::clone(group),
             balance: Balance::new(upstream.servers.len()),
+            retrying: Retrying::new(upstream.retries.clone(), group.metrics(), Instant::now()),
             response_timeout: upstream.response_timeout,
             line,
             may_share: upstream.protocol != Protocol::Http1,
         }
     }
 
-    /// Sends `request` at `began`, which is now, and waits for the head of the response.
+    /// Sends `request` at `began`, which is now, and waits for the head of the response; again, as far as the
+    /// group allows it.
     ///
     /// # Errors
     ///
@@ -114,56 +130,101 @@ impl Pool {
     pub(super) async fn send(
         &self,
         mut request: Request<RequestBody>,
-        preserve_host: bool,
+        terms: Terms<'_>,
         began: Instant,
     ) -> Result<(Response<Content>, Lease), ForwardError> {
         let progress = request.body().progress();
-        let keeps_host = preserve_host && request.headers().contains_key(header::HOST);
+        let keeps_host = terms.preserve_host && request.headers().contains_key(header::HOST);
         // A connection that changes its protocol is no one else's.
         let alone = self.may_share && request.headers().contains_key(header::UPGRADE);
+        let mut tries = self.retrying.begin(&request, terms.upgrades);
         let mut waits = self.line.is_waiting();
-        let mut until = None;
+        let (mut until, mut now, mut failure) = (None, began, ForwardError::NoServer);
         loop {
             if waits {
                 self.wait(&mut until).await?;
+                now = Instant::now();
             }
-            let (mut failure, mut full) = (ForwardError::NoServer, false);
-            let mut tried = Vec::new();
-            while let Some(index) = self.choose(&tried, began)
-                && let Some(server) = self.servers.get(index)
-            {
+            let mut full = false;
+            let mut passed = tries.tried().to_vec();
+            loop {
+                let index = match self.choose(&passed, now) {
+                    Some(index) => index,
+                    None if full => break,
+                    None => match Box::pin(self.choose_again(&mut tries, now)).await {
+                        Some(index) => index,
+                        None => break,
+                    },
+                };
+                let Some(server) = self.servers.get(index) else { break };
                 if !server.has_room() {
                     full = true;
-                    tried.push(index);
+                    passed.push(index);
                     continue;
                 }
                 if !keeps_host {
                     request.headers_mut().insert(header::HOST, server.authority().clone());
                 }
-                let mut lease = server.lease(progress.clone(), began);
-                match lease.send(request, self.response_timeout, alone).await {
+                let mut lease = server.lease(progress.clone(), now);
+                let setback = match lease.send(request, tries.patience(self.response_timeout, now), alone).await {
                     Ok(response) => {
                         lease.answered_with(response.status());
+                        let setback = Setback::Answer(response.status());
+                        if is_bad_gateway(response.status())
+                            && let Some(again) = tries.again(index, setback, terms.still, Instant::now())
+                        {
+                            lease.passed_over(http_body::Body::is_end_stream(response.body()));
+                            request = again;
+                            now = Instant::now();
+                            passed.push(index);
+                            continue;
+                        }
+                        tries.answered();
                         return Ok((response, lease));
                     }
-                    Err(Unanswered { error, unsent: None }) => return Err(error),
-                    Err(Unanswered { error, unsent: Some(unsent) }) => {
+                    Err(Unanswered { error: ForwardError::QueueFull, unsent: Some(unsent), .. }) => {
+                        request = *unsent;
+                        full = true;
+                        passed.push(index);
+                        continue;
+                    }
+                    Err(Unanswered { error, unsent: Some(unsent), .. }) => {
                         request = *unsent;
                         failure = error;
+                        if !tries.pass_over(index) {
+                            return Err(failure);
+                        }
+                        now = Instant::now();
+                        passed.push(index);
+                        continue;
                     }
-                }
-                tried.push(index);
+                    Err(Unanswered { error, unsent: None, kept: true }) => {
+                        server.distrust();
+                        failure = error;
+                        Setback::KeptEnded(error)
+                    }
+                    Err(Unanswered { error, unsent: None, kept: false }) => {
+                        failure = error;
+                        Setback::NoAnswer(error)
+                    }
+                };
+                now = Instant::now();
+                let Some(again) = tries.again(index, setback, terms.still, now) else {
+                    tries.gave_up();
+                    return Err(failure);
+                };
+                request = again;
+                passed.push(index);
             }
             // Where there is no room it may come; where there was, waiting helps nobody.
-            match failure {
-                ForwardError::NoServer if full => waits = true,
-                ForwardError::QueueFull => waits = true,
-                ForwardError::NoServer => {
+            if !full || !matches!(failure, ForwardError::NoServer) {
+                tries.gave_up();
+                if failure == ForwardError::NoServer {
                     self.group.metrics().ended(failure.result());
-                    return Err(failure);
                 }
-                failure => return Err(failure),
+                return Err(failure);
             }
+            waits = true;
         }
     }
 
@@ -178,6 +239,15 @@ impl Pool {
     /// Closes connections that have been idle for too long. Asked now and then by the worker.
     pub(super) fn reap(&self) {
         self.servers.iter().for_each(|server| server.reap());
+    }
+
+    /// A server to be asked a second time, after a pause.
+    async fn choose_again(&self, tries: &mut Tries<'_>, now: Instant) -> Option<usize> {
+        let (pause, refused) = tries.second_round()?;
+        if let Some(pause) = pause {
+            sleep(pause).await;
+        }
+        self.choose(refused, now)
     }
 
     /// The place of the server that takes the next request, of those not in `tried`.

@@ -154,6 +154,12 @@ impl ServerPool {
         }
     }
 
+    /// Closes every idle connection: one of them has ended under a request, and they may be of an age.
+    pub(super) fn distrust(&self) {
+        let idle = std::mem::take(&mut *self.idle.borrow_mut());
+        self.metrics.idle.sub(i64::try_from(idle.len()).unwrap_or(0));
+    }
+
     /// Closes connections that are not wanted any more, and looks names up that it is time for.
     pub(super) fn reap(&self) {
         let now = Instant::now();
@@ -259,7 +265,7 @@ impl ServerPool {
     async fn connect(&self, alone: bool) -> Result<Opened, ForwardError> {
         let slot = self.slots.take().ok_or(ForwardError::QueueFull)?;
         self.place.open(slot, alone).await.inspect_err(|error| {
-            tracing::warn!(server = %self.name(), %error, "failed to connect to an upstream server");
+            tracing::debug!(server = %self.name(), %error, "failed to connect to an upstream server");
         })
     }
 

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -60,6 +60,8 @@ struct Shared {
     open: AtomicUsize,
     serial: AtomicU64,
     stopped: AtomicBool,
+    /// Connections that are open, and some that were.
+    streams: Mutex<Vec<Weak<TcpStream>>>,
 }
 
 impl Upstream {
@@ -70,7 +72,19 @@ impl Upstream {
 
     /// Answers with what the script does; it is called once the head of a request is there.
     pub(crate) fn scripted(script: impl Fn(&mut Exchange) -> std::io::Result<()> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::listening(TcpListener::bind("127.0.0.1:0").unwrap(), script)
+    }
+
+    /// Answers like [`Self::start`] at an address where one was before.
+    pub(crate) fn start_at(address: SocketAddr) -> Self {
+        let listener = until("the address to be free", || TcpListener::bind(address).ok());
+        Self::listening(listener, |exchange| exchange.answer(200, &[], b"hello"))
+    }
+
+    fn listening(
+        listener: TcpListener,
+        script: impl Fn(&mut Exchange) -> std::io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             script: Box::new(script),
@@ -80,6 +94,7 @@ impl Upstream {
             open: AtomicUsize::new(0),
             serial: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
+            streams: Mutex::default(),
         });
         let accepting = Arc::clone(&shared);
         thread::spawn(move || {
@@ -88,6 +103,8 @@ impl Upstream {
                     return;
                 }
                 let Ok(stream) = stream else { continue };
+                let stream = Arc::new(stream);
+                accepting.streams.lock().unwrap().push(Arc::downgrade(&stream));
                 let serving = Arc::clone(&accepting);
                 thread::Builder::new().stack_size(512 * 1024).spawn(move || serving.serve(stream)).unwrap();
             }
@@ -130,6 +147,15 @@ impl Upstream {
         self.shared.open.load(Ordering::Acquire)
     }
 
+    /// Ends as a process does that is killed: nobody listens any more, and every connection is closed.
+    pub(crate) fn kill(self) {
+        self.shared.stopped.store(true, Ordering::Release);
+        until("the listener to be closed", || TcpStream::connect(self.address).is_err().then_some(()));
+        for stream in self.shared.streams.lock().unwrap().drain(..).filter_map(|stream| stream.upgrade()) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
     /// Waits until `count` requests have arrived.
     pub(crate) fn await_requests(&self, count: usize) {
         until(&format!("{count} requests at the upstream"), || {
@@ -146,7 +172,7 @@ impl Drop for Upstream {
 }
 
 impl Shared {
-    fn serve(self: Arc<Self>, stream: TcpStream) {
+    fn serve(self: Arc<Self>, stream: Arc<TcpStream>) {
         let connection = self.connections.fetch_add(1, Ordering::AcqRel) + 1;
         self.open.fetch_add(1, Ordering::AcqRel);
         let counted = Counted { stream: stream.try_clone().unwrap(), shared: Arc::clone(&self) };
