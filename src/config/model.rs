@@ -252,6 +252,8 @@ pub struct Upstream {
     pub resolve_keep: Duration,
     /// How long a connection may take to be made.
     pub connect_timeout: Duration,
+    /// Requests in flight at it; each worker has its share of them.
+    pub max_requests: usize,
     /// How long the response head may take once the request is sent, and how long a silence within
     /// the response body may be.
     pub response_timeout: Duration,
@@ -331,6 +333,8 @@ pub struct Route {
     pub upstream: usize,
     /// What it demands.
     pub auth: Requirement,
+    /// Whether a CORS preflight goes on without a token.
+    pub pass_preflight: bool,
     /// Whether the upstream may open sessions with `X-Session-Grant`.
     pub login: bool,
     /// Whether the upstream ends the presented session when it answers well.

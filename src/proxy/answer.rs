@@ -39,7 +39,7 @@ pub enum Refusal {
     UriTooLong,
     /// Its body is larger than the route's `max_body`.
     BodyTooLarge,
-    /// Its body came slower than `limits.body_timeout` allows.
+    /// Its body came slower than `limits` allow.
     BodyTooSlow,
     /// Its body's framing is broken.
     BodyBroken,
@@ -50,6 +50,10 @@ pub enum Refusal {
         /// Seconds after which the next one may.
         seconds: u64,
     },
+    /// The gateway has too many requests in flight.
+    Overloaded,
+    /// Its upstream has.
+    UpstreamOverloaded,
     /// No route covers it.
     NoRoute,
     /// The session that it names is not one of its sender's.
@@ -112,7 +116,11 @@ impl Refusal {
             Self::NoRoute | Self::UnknownSession => StatusCode::NOT_FOUND,
             Self::UpstreamUnreachable | Self::UpstreamTlsFailed | Self::UpstreamBroken => StatusCode::BAD_GATEWAY,
             Self::UpstreamSlow => StatusCode::GATEWAY_TIMEOUT,
-            Self::UpstreamUnhealthy | Self::UpstreamBusy | Self::StoreNotDurable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UpstreamUnhealthy
+            | Self::UpstreamBusy
+            | Self::StoreNotDurable
+            | Self::Overloaded
+            | Self::UpstreamOverloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::CookieTooLarge | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -135,6 +143,8 @@ impl Refusal {
             Self::BodyBroken => "body_broken",
             Self::ExpectationFailed => "expectation_failed",
             Self::RateLimited { .. } => "rate_limited",
+            Self::Overloaded => "overloaded",
+            Self::UpstreamOverloaded => "upstream_overloaded",
             Self::NoRoute => "no_route",
             Self::UnknownSession => "unknown_session",
             Self::UpstreamUnhealthy => "upstream_unhealthy",
@@ -168,6 +178,8 @@ impl Refusal {
             | Self::MethodNotAllowed(_)
             | Self::MethodNotImplemented
             | Self::RateLimited { .. }
+            | Self::Overloaded
+            | Self::UpstreamOverloaded
             | Self::NoRoute
             | Self::UnknownSession
             | Self::UpstreamUnhealthy
@@ -203,6 +215,8 @@ impl Refusal {
             Self::BodyBroken => "the request body is malformed",
             Self::ExpectationFailed => "the expectation is not supported",
             Self::RateLimited { .. } => "too many requests",
+            Self::Overloaded => "the gateway has too much to do",
+            Self::UpstreamOverloaded => "the upstream has too much to do",
             Self::NoRoute => "no route for this request",
             Self::UnknownSession => "no such session",
             Self::UpstreamUnhealthy => "no server of the upstream is healthy",
@@ -234,6 +248,9 @@ impl Refusal {
         }
         if self.status() == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        }
+        if matches!(self, Self::Overloaded | Self::UpstreamOverloaded) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if let Self::RateLimited { seconds } = self {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(*seconds));

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::headers;
+use super::pace::{Pace, Wait};
 use super::record::Record;
 use super::snapshot::Snapshot;
 use super::stream::GRACE;
@@ -35,6 +36,12 @@ pub(super) enum BodyFailure {
     /// It is larger than the route allows.
     #[error("the request body is too large")]
     TooLarge,
+    /// Nothing of it came for too long.
+    #[error("nothing of the request body came")]
+    Silent,
+    /// It took too long as a whole.
+    #[error("the request body took too long")]
+    TooLate,
     /// It came too slowly.
     #[error("the request body came too slowly")]
     TooSlow,
@@ -60,10 +67,6 @@ impl Progress {
     }
 }
 
-/// A request body must bring this many bytes in each `limits.body_timeout`: one byte now and then does
-/// not hold a server's connection.
-const LEAST_PROGRESS: u64 = 1024;
-
 /// A request body on its way to an upstream. Trailers are cleaned as a head is, for an upstream may take
 /// them for one; where nobody can tell what must go, they are dropped.
 #[derive(Debug, Default)]
@@ -74,16 +77,18 @@ pub(super) struct RequestBody {
     /// Shared with whoever watches; a body that is empty from the start has nothing to watch.
     progress: Option<Rc<Progress>>,
     limit: u64,
-    patience: Duration,
-    deadline: Option<(u64, Pin<Box<Sleep>>)>,
+    /// How fast it must come; `None` where nothing comes any more.
+    pace: Option<Pace>,
+    /// From when the client was first waited for.
+    wait: Option<Box<Wait>>,
     /// What knows how trailers are cleaned.
     trailers: Option<Arc<Snapshot>>,
 }
 
 impl RequestBody {
-    /// A body of at most `limit` bytes, each [`LEAST_PROGRESS`] of them within `patience`.
+    /// A body of at most `limit` bytes, which must come at this `pace`.
     #[must_use]
-    pub(super) fn new(incoming: Incoming, limit: Option<u64>, patience: Duration) -> Self {
+    pub(super) fn new(incoming: Incoming, limit: Option<u64>, pace: Pace) -> Self {
         let (incoming, progress) =
             if incoming.is_end_stream() { (None, None) } else { (Some(incoming), Some(Rc::default())) };
         Self {
@@ -91,8 +96,8 @@ impl RequestBody {
             again: Vec::new(),
             progress,
             limit: limit.unwrap_or(u64::MAX),
-            patience,
-            deadline: None,
+            pace: Some(pace),
+            wait: None,
             trailers: None,
         }
     }
@@ -141,19 +146,11 @@ impl RequestBody {
         Poll::Ready(Some(Err(failure)))
     }
 
-    /// Whether the client has been too slow. Asked only while nothing comes.
-    fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
+    /// What the client fails in. Asked only while nothing comes.
+    fn poll_failure(&mut self, cx: &mut Context<'_>) -> Poll<BodyFailure> {
+        let Some(pace) = self.pace else { return Poll::Pending };
         let received = self.progress.as_ref().map_or(0, |progress| progress.received());
-        let (from, sleep) =
-            self.deadline.get_or_insert_with(|| (received, Box::pin(tokio::time::sleep(self.patience))));
-        while sleep.as_mut().poll(cx).is_ready() {
-            if received < from.saturating_add(LEAST_PROGRESS) {
-                return true;
-            }
-            *from = received;
-            sleep.as_mut().reset(Instant::now() + self.patience);
-        }
-        false
+        self.wait.get_or_insert_with(|| Box::new(pace.wait())).poll_failure(cx, received)
     }
 }
 
@@ -172,9 +169,14 @@ impl Body for RequestBody {
             };
             let frame = match Pin::new(&mut *incoming).poll_frame(cx) {
                 Poll::Ready(frame) => frame,
-                Poll::Pending if this.is_overdue(cx) => return this.fail(BodyFailure::TooSlow),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    let failure = ready!(this.poll_failure(cx));
+                    return this.fail(failure);
+                }
             };
+            if let Some(wait) = &mut this.wait {
+                wait.is_over();
+            }
             match frame {
                 None => {
                     progress.complete.set(true);

@@ -9,11 +9,14 @@ mod body;
 mod ending;
 mod endpoint;
 mod explain;
+mod flight;
 mod headers;
 mod http2;
 mod need;
 mod opening;
+mod pace;
 mod path;
+mod preflight;
 mod rate;
 mod record;
 mod refreshing;
@@ -47,6 +50,7 @@ pub use self::headers::{Coverage, Peer};
 use self::http2::Handshake;
 pub use self::need::{Supplied, Supplier, settle};
 use self::opening::Login;
+use self::pace::Pace;
 pub use self::path::PathError;
 pub use self::rate::RateLimits;
 use self::record::Record;
@@ -62,6 +66,7 @@ use crate::config::{Protocol, Route, TokenPlace};
 use crate::gate::{
     Admission, Demand, Denial, Gate, Passage, Permit, Presentation, Remembered, Requirement, Stage, Verified,
 };
+use crate::telemetry::Limit;
 use crate::token::present::{PresentError, find};
 
 /// Answers one request. Never fails: whatever goes wrong has an answer.
@@ -89,6 +94,7 @@ pub async fn serve(
         Box::new(Record::begin(Rc::clone(&local), now, connection, client, request.method().clone(), request_id));
     let outcome = match objection {
         Some(objection) => Err(objection),
+        None if local.in_flight.is_full() => Err(Refusal::Overloaded),
         None => pass(&local, &peer, trusted, &mut record, request).await,
     };
     let mut response = match outcome {
@@ -158,8 +164,10 @@ async fn pass(
     if let Some(rules) = rules {
         rules.ask_early(record.client, &mut record.told)?;
     }
+    let preflight = route.pass_preflight && preflight::is_one(&head, &snapshot.config.token.from, &incoming);
     let (passage, place) = match &route.auth {
         Requirement::Public => (Passage::Permitted(Permit::public()), None),
+        _ if preflight => (Passage::Permitted(Permit::public()), None),
         Requirement::Token(demand) => {
             let decided = decide(local, record, demand, &head, host_text, route.logout).await;
             if let (Some(rules), Err(Refusal::Denied(denial))) = (rules, &decided) {
@@ -181,7 +189,7 @@ async fn pass(
         return Err(ending::reused(local, record, bearer).await);
     }
     let mut earned = Earned { renewal, ..Earned::default() };
-    if route.login || route.logout || renewal == Renewal::Exchange {
+    if (route.login || route.logout) && !preflight || renewal == Renewal::Exchange {
         doors(local, record, route, &head, host_text, &mut earned).await?;
     }
 
@@ -238,7 +246,8 @@ async fn pass(
     if let Some(upgrade) = &upgrade {
         upgrade.announce(fields);
     }
-    let mut body = RequestBody::new(incoming, route.max_body, snapshot.config.limits.body_timeout);
+    let pace = Pace::new(&snapshot.config.limits, record.started);
+    let mut body = RequestBody::new(incoming, route.max_body, pace);
     if snapshot.config.upstreams.get(route.upstream).is_some_and(|it| it.protocol != Protocol::Http1) {
         body = body.with_trailers(snapshot);
     }
@@ -397,6 +406,7 @@ async fn forward(
         set_identity(snapshot, bearer, *mapping, request.headers_mut());
     }
     let Some(pool) = local.pools.get(route.upstream) else { return Err(Refusal::Internal) };
+    record.enter_upstream(route.upstream)?;
     let began = Instant::now();
     let until = route.timeout.map(|timeout| began + timeout);
     let is_safe = request.method().is_safe();
@@ -555,7 +565,19 @@ const fn refusal_of(error: &ForwardError) -> Refusal {
         ForwardError::Broken => Refusal::UpstreamBroken,
         ForwardError::Body(BodyFailure::Broken) => Refusal::BodyBroken,
         ForwardError::Body(BodyFailure::TooLarge) => Refusal::BodyTooLarge,
-        ForwardError::Body(BodyFailure::TooSlow) => Refusal::BodyTooSlow,
+        ForwardError::Body(BodyFailure::Silent | BodyFailure::TooLate | BodyFailure::TooSlow) => Refusal::BodyTooSlow,
+    }
+}
+
+/// The limit that a request is refused for, unless it is counted as what its body has met.
+fn limit_of(refusal: &Refusal, record: &Record) -> Option<Limit> {
+    match refusal {
+        Refusal::UriTooLong => Some(Limit::UriBytes),
+        Refusal::Denied(Denial::TokenTooLarge) => Some(Limit::TokenBytes),
+        Refusal::BodyTooLarge if record.body.is_none() => Some(Limit::MaxBody),
+        Refusal::Overloaded => Some(Limit::RequestsInFlight),
+        Refusal::UpstreamOverloaded => Some(Limit::MaxRequests),
+        _ => None,
     }
 }
 
@@ -563,6 +585,9 @@ const fn refusal_of(error: &ForwardError) -> Refusal {
 /// is not, for another tab may just have renewed it.
 fn refuse(local: &Local, record: &mut Record, refusal: &Refusal) -> Response<ResponseBody> {
     record.reason = Some(refusal.reason());
+    if let Some(limit) = limit_of(refusal, record) {
+        local.shared.metrics.limits.hit(limit);
+    }
     let config = &local.snapshot.config;
     let context = Context {
         realm: &config.token.realm,

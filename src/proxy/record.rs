@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode};
 
-use super::body::Progress;
+use super::answer::Refusal;
+use super::body::{BodyFailure, Progress};
 use super::headers::Peer;
 use super::rate::Told;
 use super::sender::RequestSender;
 use super::snapshot::Local;
 use super::stream::{Handover, Upgraded};
 use crate::gate::{Denial, Remembered};
-use crate::telemetry::{DecisionMetrics, Line};
+use crate::telemetry::{DecisionMetrics, Limit, Line};
 use crate::time::Timestamp;
 
 /// One request on its way. Whatever becomes of it, it is counted and logged once: when this is dropped,
@@ -61,6 +62,8 @@ pub(super) struct Record {
     pub(super) tunnel_in: u64,
     /// The upstream's side of the tunnel that this request opens.
     pub(super) upgraded: Option<Box<Upgraded>>,
+    /// The upstream it is in flight at.
+    at_upstream: Option<usize>,
     /// Whether it was counted as finished already.
     counted: bool,
     /// What the client is told of the rate limits that were asked for it.
@@ -81,6 +84,7 @@ impl Record {
         request_id: HeaderValue,
     ) -> Self {
         local.shared.metrics.requests_in_flight.inc();
+        local.in_flight.begin();
         Self {
             local,
             time,
@@ -102,6 +106,7 @@ impl Record {
             bytes_out: 0,
             tunnel_in: 0,
             upgraded: None,
+            at_upstream: None,
             counted: false,
             told: None,
             target: None,
@@ -149,9 +154,36 @@ impl Record {
         }
         let snapshot = &self.local.snapshot;
         self.local.shared.metrics.requests_in_flight.dec();
+        self.local.in_flight.end();
+        if let Some(flight) = self.at_upstream.and_then(|upstream| self.local.in_flight_at.get(upstream)) {
+            flight.end();
+        }
         let place = self.route.unwrap_or(snapshot.route_metrics.len() - 1);
         if let Some(metrics) = snapshot.route_metrics.get(place) {
             metrics.finished(&self.method, self.status, self.started.elapsed());
+        }
+    }
+
+    /// Counts it among the requests at `upstream`.
+    ///
+    /// # Errors
+    ///
+    /// When there are too many.
+    pub(super) fn enter_upstream(&mut self, upstream: usize) -> Result<(), Refusal> {
+        let Some(flight) = self.local.in_flight_at.get(upstream) else { return Err(Refusal::Internal) };
+        flight.begin();
+        self.at_upstream = Some(upstream);
+        if flight.is_full() { Err(Refusal::UpstreamOverloaded) } else { Ok(()) }
+    }
+
+    /// The limit that its body has met.
+    fn limit_met(&self) -> Option<Limit> {
+        match self.body.as_ref()?.failure()? {
+            BodyFailure::Broken => None,
+            BodyFailure::Silent => Some(Limit::BodyTimeout),
+            BodyFailure::TooLarge => Some(Limit::MaxBody),
+            BodyFailure::TooLate => Some(Limit::RequestTimeout),
+            BodyFailure::TooSlow => Some(Limit::BodyMinRate),
         }
     }
 
@@ -189,6 +221,9 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         self.count();
+        if let Some(limit) = self.limit_met() {
+            self.local.shared.metrics.limits.hit(limit);
+        }
         if self.local.snapshot.access_log.enabled() {
             self.log(self.started.elapsed());
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
+use super::flight::{Flight, Flights};
 use super::headers::Cleaner;
 use super::need::Supplier;
 use super::rate::RateLimits;
@@ -153,6 +154,10 @@ pub struct Local {
     pub cache: TokenCache,
     /// Connections by upstream.
     pub(super) pools: Vec<Pool>,
+    /// Requests in flight.
+    pub(super) in_flight: Flight,
+    /// The same by upstream.
+    pub(super) in_flight_at: Vec<Flight>,
 }
 
 /// One worker thread's state.
@@ -160,6 +165,7 @@ pub struct Local {
 pub struct Worker {
     shared: Arc<Shared>,
     local: RefCell<Rc<Local>>,
+    flights: Flights,
     /// Ids for requests that come without one.
     pub(super) request_ids: RequestIds,
 }
@@ -168,8 +174,9 @@ impl Worker {
     /// A worker with empty caches. To be made on the thread it stays on.
     #[must_use]
     pub fn new(shared: Arc<Shared>) -> Self {
-        let local = RefCell::new(Local::new(&shared, shared.snapshot.load_full()));
-        Self { shared, local, request_ids: RequestIds::default() }
+        let flights = Flights::default();
+        let local = RefCell::new(Local::new(&shared, shared.snapshot.load_full(), &flights));
+        Self { shared, local, flights, request_ids: RequestIds::default() }
     }
 
     /// This worker's side of the configuration in force. A reload starts with empty caches; requests
@@ -179,7 +186,7 @@ impl Worker {
         let current = self.shared.snapshot.load();
         let mut local = self.local.borrow_mut();
         if !Arc::ptr_eq(&local.snapshot, &current) {
-            *local = Local::new(&self.shared, Arc::clone(&current));
+            *local = Local::new(&self.shared, Arc::clone(&current), &self.flights);
         }
         Rc::clone(&local)
     }
@@ -191,12 +198,18 @@ impl Worker {
 }
 
 impl Local {
-    fn new(shared: &Arc<Shared>, snapshot: Arc<Snapshot>) -> Rc<Self> {
+    fn new(shared: &Arc<Shared>, snapshot: Arc<Snapshot>, flights: &Flights) -> Rc<Self> {
+        let (config, workers) = (&snapshot.config, snapshot.config.workers);
+        let at = config.upstreams.iter().map(|it| flights.at(&it.name).bounded(it.max_requests, workers));
+        let in_flight_at = at.collect();
+        let in_flight = flights.all().bounded(config.limits.requests_in_flight, workers);
         let tls = snapshot.upstream_tls.iter().map(Option::as_ref).chain(std::iter::repeat(None));
         let upstreams = snapshot.config.upstreams.iter().zip(tls).zip(&snapshot.groups);
         Rc::new(Self {
             cache: TokenCache::new(snapshot.config.token.cache_bytes),
             pools: upstreams.map(|((upstream, tls), group)| Pool::new(upstream, tls, group)).collect(),
+            in_flight,
+            in_flight_at,
             shared: Arc::clone(shared),
             snapshot,
         })

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::ending::Ending;
 use super::entrances::Entrance;
 use super::frames::PREFACE;
 use super::patient::Patient;
+use super::sockets::Slot;
 use super::tls::{self, Handshakes};
 use super::{http1, http2};
 use crate::config::Limits;
@@ -51,7 +51,7 @@ pub(super) enum Spoken {
     Http2,
 }
 
-pub(super) async fn connection(stream: TcpStream, address: SocketAddr, slot: OwnedSemaphorePermit, door: Rc<Door>) {
+pub(super) async fn connection(stream: TcpStream, address: SocketAddr, slot: Slot, door: Rc<Door>) {
     // Without it an answer in two writes waits for a delayed acknowledgement.
     if stream.set_nodelay(true).is_err() {
         return;

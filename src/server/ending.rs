@@ -54,35 +54,40 @@ impl Listener<'_> {
     }
 }
 
-/// hyper's timer for request heads. It never fires: it writes down until when the head that is awaited has
-/// to be there, for whoever drives the connection to see to.
+/// hyper's timer for request heads. It never fires: it writes down since when a head is awaited, for whoever
+/// drives the connection to see to.
 #[derive(Clone, Debug)]
 pub(super) struct HeadTimer {
     /// What instants are counted from.
     zero: Instant,
     /// Nanoseconds after `zero`; [`NONE`] while no head is awaited.
-    due: Arc<AtomicU64>,
+    since: Arc<AtomicU64>,
 }
 
 const NONE: u64 = u64::MAX;
 
+/// What hyper is told to allow a head. Any span will do: it is taken off again.
+pub(super) const HEAD: Duration = Duration::from_secs(1);
+
 impl HeadTimer {
     /// A timer for one connection.
     pub(super) fn new() -> Self {
-        Self { zero: tokio::time::Instant::now().into(), due: Arc::new(AtomicU64::new(NONE)) }
+        Self { zero: tokio::time::Instant::now().into(), since: Arc::new(AtomicU64::new(NONE)) }
     }
 
-    /// Until when the head that is awaited has to be there.
-    pub(super) fn due(&self) -> Option<tokio::time::Instant> {
-        match self.due.load(Ordering::Relaxed) {
+    /// Since when a head is awaited.
+    pub(super) fn awaited(&self) -> Option<tokio::time::Instant> {
+        match self.since.load(Ordering::Relaxed) {
             NONE => None,
             nanos => Some((self.zero + Duration::from_nanos(nanos)).into()),
         }
     }
 
+    /// Writes down that a head which is due at `deadline` is awaited.
     fn set(&self, deadline: Instant) {
-        let nanos = deadline.saturating_duration_since(self.zero).as_nanos();
-        self.due.store(u64::try_from(nanos).unwrap_or(NONE), Ordering::Relaxed);
+        let since = deadline.checked_sub(HEAD).unwrap_or(self.zero);
+        let nanos = since.saturating_duration_since(self.zero).as_nanos();
+        self.since.store(u64::try_from(nanos).unwrap_or(NONE), Ordering::Relaxed);
     }
 }
 
@@ -93,7 +98,7 @@ impl Timer for HeadTimer {
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
         self.set(deadline);
-        Box::pin(Awaited(Arc::clone(&self.due)))
+        Box::pin(Awaited(Arc::clone(&self.since)))
     }
 
     fn now(&self) -> Instant {
@@ -146,16 +151,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_head_is_due_while_it_is_awaited() {
+    async fn a_head_is_awaited_from_when_the_timer_is_set_until_it_is_let_go() {
         let timer = HeadTimer::new();
-        assert_eq!(timer.due(), None);
-        let deadline = timer.now() + Duration::from_secs(5);
-        let mut awaited = timer.sleep_until(deadline);
-        assert_eq!(timer.due(), Some(deadline.into()));
-        let later = deadline + Duration::from_secs(1);
-        timer.reset(&mut awaited, later);
-        assert_eq!(timer.due(), Some(later.into()));
+        assert_eq!(timer.awaited(), None);
+        let now = timer.now() + Duration::from_secs(5);
+        let mut awaited = timer.sleep_until(now + HEAD);
+        assert_eq!(timer.awaited(), Some(now.into()));
+        let later = now + Duration::from_secs(1);
+        timer.reset(&mut awaited, later + HEAD);
+        assert_eq!(timer.awaited(), Some(later.into()));
         drop(awaited);
-        assert_eq!(timer.due(), None);
+        assert_eq!(timer.awaited(), None);
     }
 }

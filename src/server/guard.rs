@@ -7,6 +7,11 @@
 //!
 //! The watch knows where a head begins because it is told, for each request, what follows its head.
 
+#[cfg(test)]
+mod agreement;
+#[cfg(test)]
+mod tests;
+
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
@@ -14,6 +19,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 use super::patient::Patient;
 
@@ -24,6 +30,8 @@ pub(super) enum Violation {
     BareLineFeed,
     /// The request target has a fragment.
     Fragment,
+    /// The parser has found the end of a head where the watch has not: one of the two has lost its place.
+    OutOfStep,
     /// The request line is longer than allowed.
     TargetTooLong,
     /// The head frames the body twice (RFC 9112 §6.3).
@@ -49,6 +57,10 @@ pub(super) struct Watch {
     violation: Option<Violation>,
     /// Whether the client does not take what is written for it.
     stalled: bool,
+    /// Since when a head that is not whole is coming in.
+    begun: Option<Instant>,
+    /// Lines of the present head.
+    lines: usize,
     /// Which of [`FRAMING_FIELDS`] the present head has.
     framed: [Field; 2],
     /// Bytes that came after a head before it was known what follows it.
@@ -108,9 +120,27 @@ impl Watch {
             max_target,
             violation: None,
             stalled: false,
+            begun: None,
+            lines: 0,
             framed: [Field { agrees: false, seen: false }; 2],
             undecided: Vec::new(),
         }
+    }
+
+    /// Since when a head that is not whole is coming in.
+    pub(super) const fn begun(&self) -> Option<Instant> {
+        self.begun
+    }
+
+    /// Lines of the head that came last, the request line among them.
+    pub(super) const fn lines(&self) -> usize {
+        self.lines
+    }
+
+    /// Reads the clock if a head has begun and is not whole yet: most heads come in one piece.
+    fn note_time(&mut self) {
+        let is_coming = self.state != START && matches!(self.state, State::Head { .. });
+        self.begun = if is_coming { self.begun.or_else(|| Some(Instant::now())) } else { None };
     }
 
     /// Whether the bytes that the parser got are not all the client's.
@@ -125,20 +155,24 @@ impl Watch {
 
     /// What was wrong with the head that was just read; then goes on with what follows it.
     pub(super) fn head_read(&mut self, framing: Framing) -> Option<Violation> {
-        if self.violation.is_none() && self.state == State::Undecided {
-            self.state = match framing {
-                Framing::Nothing | Framing::Length(0) => START,
-                Framing::Length(length) => State::Body(length),
-                Framing::Chunked => State::Chunked(Chunk::Size(0)),
-            };
-            if !self.undecided.is_empty() {
-                let rest = std::mem::take(&mut self.undecided);
-                self.see(&rest);
-            }
-            // What those bytes violate is the next request's business.
-            return None;
+        if self.violation.is_some() {
+            return self.violation;
         }
-        self.violation
+        if self.state != State::Undecided {
+            self.stop(Violation::OutOfStep);
+            return self.violation;
+        }
+        self.state = match framing {
+            Framing::Nothing | Framing::Length(0) => START,
+            Framing::Length(length) => State::Body(length),
+            Framing::Chunked => State::Chunked(Chunk::Size(0)),
+        };
+        if !self.undecided.is_empty() {
+            let rest = std::mem::take(&mut self.undecided);
+            self.see(&rest);
+        }
+        // What those bytes violate is the next request's business.
+        None
     }
 
     fn see(&mut self, mut bytes: &[u8]) {
@@ -170,6 +204,7 @@ impl Watch {
         let length = line + part.len();
         if first {
             self.framed = [Field::default(); 2];
+            self.lines = 1;
         } else {
             self.see_name(part, line);
         }
@@ -187,7 +222,10 @@ impl Watch {
                 (true, b'\r', 1, false) => self.state = State::Undecided,
                 // Empty lines before a request line are skipped (RFC 9112 §2.2).
                 (true, b'\r', 1, true) => self.state = START,
-                (true, b'\r', _, _) => self.state = State::Head { line: 0, last: 0, first: false },
+                (true, b'\r', _, _) => {
+                    self.lines += 1;
+                    self.state = State::Head { line: 0, last: 0, first: false };
+                }
                 (true, _, _, _) => self.stop(Violation::BareLineFeed),
             }
         }
@@ -291,7 +329,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-        this.watch.borrow_mut().see(buf.filled().get(before..).unwrap_or_default());
+        let mut watch = this.watch.borrow_mut();
+        watch.see(buf.filled().get(before..).unwrap_or_default());
+        watch.note_time();
+        drop(watch);
         Poll::Ready(Ok(()))
     }
 }
@@ -325,73 +366,5 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Shows `bytes` to a watch in pieces of `step`, telling it `framings` as heads end.
-    fn watch(bytes: &[u8], step: usize, framings: &[Framing]) -> (Vec<Option<Violation>>, State) {
-        let mut watch = Watch::new(64);
-        let mut framings = framings.iter();
-        let mut found = Vec::new();
-        for piece in bytes.chunks(step) {
-            watch.see(piece);
-            while watch.state == State::Undecided || watch.violation.is_some() {
-                let Some(framing) = framings.next() else { break };
-                found.push(watch.head_read(*framing));
-            }
-        }
-        (found, watch.state)
-    }
-
-    const NONE: Framing = Framing::Nothing;
-
-    #[test]
-    fn good_heads_and_bodies_pass_however_they_are_cut() {
-        let bytes = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n\
-            POST /p HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\na\nb#c\
-            POST /c HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n\
-            3;x=\"y\"\r\n\n#\n\r\n1A\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\nt: 1\r\n\r\n\
-            \r\nGET /last HTTP/1.1\r\nhost: a\r\n\r\n";
-        for step in 1..=bytes.len() {
-            let (found, state) = watch(bytes, step, &[NONE, Framing::Length(5), Framing::Chunked, NONE]);
-            assert_eq!(found, [None, None, None, None], "in pieces of {step}");
-            assert_eq!(state, START, "in pieces of {step}");
-        }
-    }
-
-    #[test]
-    fn violations_are_found_in_the_head_they_are_in() {
-        for (bytes, wanted) in [
-            (&b"GET / HTTP/1.1\nhost: a\r\n\r\n"[..], Violation::BareLineFeed),
-            (b"GET / HTTP/1.1\r\nhost: a\n\r\n", Violation::BareLineFeed),
-            (b"GET / HTTP/1.1\r\nhost: a\r\n\n", Violation::BareLineFeed),
-            (b"GET /public#/../admin HTTP/1.1\r\nhost: a\r\n\r\n", Violation::Fragment),
-            (
-                b"POST / HTTP/1.1\r\nContent-Length: 1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n",
-                Violation::TwoFramings,
-            ),
-            (b"POST / HTTP/1.1\r\nTransfer-Encoding:x\r\nCONTENT-LENGTH:\r\n\r\n", Violation::TwoFramings),
-        ] {
-            for step in 1..=bytes.len() {
-                let (found, _) = watch(bytes, step, &[NONE]);
-                assert_eq!(found, [Some(wanted)], "{:?} in pieces of {step}", String::from_utf8_lossy(bytes));
-            }
-        }
-        let long = [b"GET /".as_slice(), &[b'a'; 200], b" HTTP/1.1\r\nhost: a\r\n\r\n"].concat();
-        assert_eq!(watch(&long, 16, &[NONE]).0, [Some(Violation::TargetTooLong)]);
-        let framed_once =
-            b"POST / HTTP/1.1\r\ncontent-length: 0\r\nx-transfer-encoding: a\r\ncontent-lengths: 1\r\n\r\n\
-            POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ntransfer-encodings: a\r\n\r\n0\r\n\r\n";
-        for step in 1..=framed_once.len() {
-            assert_eq!(watch(framed_once, step, &[NONE, Framing::Chunked]).0, [None, None], "in {step}");
-        }
-        let second = b"GET / HTTP/1.1\r\nhost: a\r\n\r\nGET / HTTP/1.1\nhost: a\r\n\r\n";
-        for step in 1..=second.len() {
-            assert_eq!(watch(second, step, &[NONE, NONE]).0, [None, Some(Violation::BareLineFeed)], "in {step}");
-        }
     }
 }

@@ -1,13 +1,17 @@
 //! The requests of an HTTP/1.1 connection, one after the other, and the tunnel it may become.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::error::Error;
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use http::Request;
+use http::{HeaderValue, Request, StatusCode, header};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -17,12 +21,13 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::connection::Door;
-use super::ending::HeadTimer;
+use super::ending::{HEAD, HeadTimer};
 use super::guard::{Framing, Guarded, Violation, Watch};
 use super::patient::Patient;
 use crate::alarm::Alarm;
 use crate::config::Limits;
 use crate::proxy::{Handover, Peer, Refusal, serve};
+use crate::telemetry::Limit;
 
 /// Serves the requests that come on a stream until it ends.
 pub(super) async fn exchanges<S>(stream: Patient<S>, peer: Peer, door: &Door)
@@ -35,11 +40,28 @@ where
     let io = TokioIo::new(Guarded::new(stream, Rc::clone(&watch)));
     let peer = Rc::new(peer);
     let handover = Rc::<Handover>::default();
+    let metrics = Arc::clone(&worker.local().shared.metrics);
+    let asked = Rc::new(Cell::new(0));
     let service = {
-        let (watch, handover) = (Rc::clone(&watch), Rc::clone(&handover));
+        let (watch, handover, asked) = (Rc::clone(&watch), Rc::clone(&handover), Rc::clone(&asked));
+        let (metrics, most) = (Arc::clone(&metrics), limits.requests_per_connection);
         service_fn(move |request| {
             let violation = watch.borrow_mut().head_read(framing(&request));
-            serve(Rc::clone(&worker), Rc::clone(&peer), Rc::clone(&handover), violation.map(refusal), request)
+            asked.set(asked.get() + 1);
+            let is_last = asked.get() >= most;
+            if is_last {
+                metrics.limits.hit(Limit::RequestsPerConnection);
+            }
+            let answering =
+                serve(Rc::clone(&worker), Rc::clone(&peer), Rc::clone(&handover), violation.map(refusal), request);
+            async move {
+                let mut response = answering.await?;
+                if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    // The parser sees it, too, and reads no further request.
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(response)
+            }
         })
     };
     let head = HeadTimer::new();
@@ -59,7 +81,13 @@ where
             if let Poll::Ready(served) = Pin::new(&mut connection).poll(cx) {
                 return Poll::Ready(served.map_err(Ended::Hyper));
             }
-            let due = leaving.due(head.due(), limits.header_timeout);
+            let (awaited, begun, first) = (head.awaited(), watch.borrow().begun(), asked.get() == 0);
+            let due = awaited.map(|since| match begun {
+                Some(begun) => begun + limits.header_timeout,
+                None if first => since + limits.header_timeout,
+                None => since + limits.idle_timeout,
+            });
+            let due = leaving.due(awaited, due);
             // An answer that its client does not read would not find out by itself that its token is revoked.
             let hold = if due.is_none() && watch.borrow().is_stalled() { handover.hold_due() } else { None };
             late.set(due.or(hold));
@@ -72,14 +100,19 @@ where
                 continue;
             }
             if !leaving.is_silent() {
-                return Poll::Ready(Err(Ended::HeadTooLate));
+                return Poll::Ready(Err(if begun.is_some() || first { Ended::HeadTooLate } else { Ended::Idle }));
             }
             Pin::new(&mut connection).graceful_shutdown();
         }
     })
     .await;
     match (served, handover.take_tunnel()) {
-        (Err(error), _) => tracing::debug!(%error, "a client connection ended early"),
+        (Err(error), _) => {
+            if let Some(limit) = error.limit(&watch.borrow(), limits.header_count) {
+                metrics.limits.hit(limit);
+            }
+            tracing::debug!(%error, "a client connection ended early");
+        }
         (Ok(()), Some(tunnel)) if !watch.borrow().is_cut_short() => {
             let parts = connection.into_parts();
             let leaving = poll_fn(|cx| if listener.hears(cx) { Poll::Ready(()) } else { Poll::Pending });
@@ -114,12 +147,10 @@ impl Leaving {
         self.since.is_some()
     }
 
-    /// Until when something has to happen, where a head would be `due` that may take so long.
-    fn due(&self, due: Option<Instant>, head_timeout: Duration) -> Option<Instant> {
+    /// Until when something has to happen, where a head is `awaited` since then and would be `due`.
+    fn due(&self, awaited: Option<Instant>, due: Option<Instant>) -> Option<Instant> {
         let (Some(since), false) = (self.since, self.silent) else { return due };
-        let due = due?;
-        let awaited_since = due.checked_sub(head_timeout).unwrap_or(since);
-        Some(due.min(awaited_since.max(since) + LAST_REQUESTS))
+        Some(due?.min(awaited?.max(since) + LAST_REQUESTS))
     }
 
     /// Whether the time that has passed was the client's last. True once.
@@ -135,15 +166,36 @@ enum Ended {
     Dishonoured,
     #[error("no request head came in time")]
     HeadTooLate,
+    #[error("no further request came in time")]
+    Idle,
     #[error(transparent)]
     Hyper(hyper::Error),
+}
+
+impl Ended {
+    /// The limit that has ended it.
+    fn limit(&self, watch: &Watch, header_count: usize) -> Option<Limit> {
+        match self {
+            Self::Dishonoured => None,
+            Self::HeadTooLate => Some(Limit::HeaderTimeout),
+            Self::Idle => Some(Limit::IdleTimeout),
+            // A request line comes before the fields.
+            Self::Hyper(error) if error.is_parse_too_large() => {
+                Some(if watch.lines() > header_count + 1 { Limit::HeaderCount } else { Limit::HeaderBytes })
+            }
+            Self::Hyper(error) => {
+                let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+                cause.filter(|cause| cause.kind() == io::ErrorKind::TimedOut).map(|_| Limit::WriteTimeout)
+            }
+        }
+    }
 }
 
 fn builder(limits: &Limits, head: HeadTimer) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .timer(head)
-        .header_read_timeout(limits.header_timeout)
+        .header_read_timeout(HEAD)
         .max_buf_size(limits.header_bytes.max(8192))
         .max_header_size(limits.header_bytes);
     // The parser's own default lies on the stack; another number costs an allocation a request.
@@ -154,7 +206,7 @@ fn builder(limits: &Limits, head: HeadTimer) -> http1::Builder {
 }
 
 /// What follows the head of `request`, as hyper has understood it.
-fn framing(request: &Request<Incoming>) -> Framing {
+pub(super) fn framing(request: &Request<Incoming>) -> Framing {
     request.body().size_hint().exact().map_or(Framing::Chunked, |length| match length {
         0 => Framing::Nothing,
         length => Framing::Length(length),
@@ -165,6 +217,7 @@ const fn refusal(violation: Violation) -> Refusal {
     match violation {
         Violation::BareLineFeed => Refusal::BadRequest("a line of the head ends without CR"),
         Violation::Fragment => Refusal::BadRequest("the request target has a fragment"),
+        Violation::OutOfStep => Refusal::BadRequest("the head cannot be told from what came before it"),
         Violation::TwoFramings => Refusal::BadRequest("the head frames the body twice"),
         Violation::TargetTooLong => Refusal::UriTooLong,
     }

@@ -5,6 +5,7 @@
 //! of two workers meet only at read-mostly state.
 
 mod capacity;
+mod census;
 mod connection;
 mod ending;
 mod entrances;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::capacity::Capacity;
+use self::census::Census;
 use self::connection::Door;
 use self::ending::Ending;
 use self::entrances::Order;
@@ -77,6 +79,7 @@ impl Workers {
         let drain = Drain::default();
         let (alive, ended) = tokio::sync::mpsc::channel(1);
         let (mut threads, mut tell) = (Vec::new(), Vec::new());
+        let census = Arc::<Census>::default();
         for number in 0..count {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_io()
@@ -85,8 +88,9 @@ impl Workers {
                 .map_err(StartError::Thread)?;
             let (shared, drain, alive) = (Arc::clone(shared), drain.clone(), alive.clone());
             let (teller, orders) = tokio::sync::mpsc::unbounded_channel();
+            let census = Arc::clone(&census);
             let work = move || {
-                tokio::task::LocalSet::new().block_on(&runtime, work(orders, shared, drain));
+                tokio::task::LocalSet::new().block_on(&runtime, work(orders, shared, census, drain));
                 drop(alive);
             };
             let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(work);
@@ -117,12 +121,12 @@ struct Open {
     stop: CancellationToken,
 }
 
-async fn work(mut orders: UnboundedReceiver<Order>, shared: Arc<Shared>, drain: Drain) {
+async fn work(mut orders: UnboundedReceiver<Order>, shared: Arc<Shared>, census: Arc<Census>, drain: Drain) {
     let worker = Rc::new(Worker::new(Arc::clone(&shared)));
     let limits = shared.snapshot.load().config.limits.clone();
     let slots = Rc::new(Capacity::new(limits.connections_per_worker));
     let connections = TaskTracker::new();
-    let handshakes = Rc::new(Handshakes::new(limits.handshakes_per_worker));
+    let handshakes = Rc::new(Handshakes::new(limits.handshakes_per_worker, &shared.metrics));
     let reaping = Rc::clone(&worker);
     tokio::task::spawn_local(async move {
         let mut ticks = tokio::time::interval(REAP);
@@ -146,8 +150,12 @@ async fn work(mut orders: UnboundedReceiver<Order>, shared: Arc<Shared>, drain: 
                     handshakes: Rc::clone(&handshakes),
                 });
                 let stop = drain.stop.child_token();
-                let (slots, serving) = (Rc::clone(&slots), connections.clone());
-                let serving = Serving { door: Rc::clone(&door), slots, connections: serving };
+                let serving = Serving {
+                    door: Rc::clone(&door),
+                    slots: Rc::clone(&slots),
+                    census: Arc::clone(&census),
+                    connections: connections.clone(),
+                };
                 connections.spawn_local(accept(socket, serving, stop.clone()));
                 open.push(Open { door, stop });
             }

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -12,7 +13,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::capacity::Capacity;
+use super::census::{Census, Counted, Full};
 use super::connection::{Door, connection};
+use crate::telemetry::Limit;
 
 /// Connections the kernel holds before they are accepted.
 const BACKLOG: i32 = 4096;
@@ -76,12 +79,64 @@ fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
 pub(super) struct Serving {
     pub(super) door: Rc<Door>,
     pub(super) slots: Rc<Capacity>,
+    pub(super) census: Arc<Census>,
     pub(super) connections: TaskTracker,
 }
 
+/// The place that a connection takes up, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Slot {
+    _of_worker: OwnedSemaphorePermit,
+    _of_process: Counted,
+}
+
 impl Serving {
-    fn serve(&self, stream: TcpStream, address: SocketAddr, slot: OwnedSemaphorePermit) {
+    fn serve(&self, stream: TcpStream, address: SocketAddr, slot: Slot) {
         self.connections.spawn_local(connection(stream, address, slot, Rc::clone(&self.door)));
+    }
+
+    fn hit(&self, limit: Limit) {
+        self.door.worker.local().shared.metrics.limits.hit(limit);
+    }
+
+    /// A place among the connections of this worker.
+    async fn of_worker(&self) -> Option<OwnedSemaphorePermit> {
+        if let Some(slot) = self.slots.try_take() {
+            return Some(slot);
+        }
+        self.hit(Limit::ConnectionsPerWorker);
+        self.slots.take().await
+    }
+
+    /// A place among the connections of the process and of the client at `address`.
+    fn enter(&self, address: SocketAddr) -> Result<Counted, Full> {
+        let local = self.door.worker.local();
+        let config = &local.snapshot.config;
+        let address = address.ip().to_canonical();
+        let speaks_for_others = config.trusted_proxies.iter().any(|net| net.contains(&address));
+        let client = if speaks_for_others { None } else { Some(address) };
+        self.census.enter(config.limits.connections, client, config.limits.connections_per_client)
+    }
+
+    /// The same, waited for where the process is full. `None`: its client has enough of them.
+    async fn await_place(&self, address: SocketAddr) -> Option<Counted> {
+        let mut waits = false;
+        loop {
+            let left = self.census.left().notified();
+            match self.enter(address) {
+                Ok(counted) => return Some(counted),
+                Err(Full::Client) => {
+                    self.hit(Limit::ConnectionsPerClient);
+                    return None;
+                }
+                Err(Full::Process) => {
+                    if !std::mem::replace(&mut waits, true) {
+                        self.hit(Limit::Connections);
+                    }
+                    left.await;
+                }
+            }
+        }
     }
 }
 
@@ -93,7 +148,7 @@ pub(super) async fn accept(listener: StdListener, serving: Serving, stop: Cancel
     loop {
         // At the bound connections wait in the kernel: none is accepted that cannot be served.
         let slot = tokio::select! {
-            slot = serving.slots.take() => slot,
+            slot = serving.of_worker() => slot,
             () = stop.cancelled() => break,
         };
         let accepted = tokio::select! {
@@ -101,7 +156,16 @@ pub(super) async fn accept(listener: StdListener, serving: Serving, stop: Cancel
             () = stop.cancelled() => break,
         };
         match (accepted, slot) {
-            (Ok((stream, address)), Some(slot)) => serving.serve(stream, address, slot),
+            (Ok((stream, address)), Some(of_worker)) => {
+                // While it waits, those behind it wait in the kernel.
+                let place = tokio::select! {
+                    place = serving.await_place(address) => place,
+                    () = stop.cancelled() => serving.enter(address).ok(),
+                };
+                if let Some(of_process) = place {
+                    serving.serve(stream, address, Slot { _of_worker: of_worker, _of_process: of_process });
+                }
+            }
             (Err(error), _) if is_about_the_peer(&error) => {}
             (Err(error), _) => {
                 tracing::error!(%error, "failed to accept a connection");
@@ -117,8 +181,9 @@ pub(super) async fn accept(listener: StdListener, serving: Serving, stop: Cancel
     // Who had connected before the end was announced is still served.
     let Ok(listener) = listener.into_std() else { return };
     while let Some((stream, address)) = accepted_already(&listener) {
-        let Some(slot) = serving.slots.try_take() else { break };
-        serving.serve(stream, address, slot);
+        let Some(of_worker) = serving.slots.try_take() else { break };
+        let Ok(of_process) = serving.enter(address) else { continue };
+        serving.serve(stream, address, Slot { _of_worker: of_worker, _of_process: of_process });
     }
 }
 

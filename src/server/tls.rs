@@ -25,6 +25,7 @@ use super::capacity::Capacity;
 use super::connection::Spoken;
 use crate::config::Listener;
 use crate::proxy::Peer;
+use crate::telemetry::{Limit, Metrics};
 use crate::time::Timestamp;
 
 /// Why a listener cannot show itself as it should.
@@ -79,12 +80,13 @@ pub(super) fn prepare(
 #[derive(Debug)]
 pub(super) struct Handshakes {
     turns: Capacity,
+    metrics: Arc<Metrics>,
 }
 
 impl Handshakes {
-    /// At most `max` at once.
-    pub(super) fn new(max: usize) -> Self {
-        Self { turns: Capacity::new(max) }
+    /// At most `max` at once; those that take too long are counted.
+    pub(super) fn new(max: usize, metrics: &Arc<Metrics>) -> Self {
+        Self { turns: Capacity::new(max), metrics: Arc::clone(metrics) }
     }
 
     /// How many at once from now on.
@@ -111,6 +113,7 @@ impl Handshakes {
         };
         timeout(patience, accepting).await.unwrap_or_else(|_| {
             tracing::debug!("a TLS handshake took too long");
+            self.metrics.limits.hit(Limit::HandshakeTimeout);
             None
         })
     }

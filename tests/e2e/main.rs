@@ -4,7 +4,9 @@
 //! a deadline far beyond what it should take.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a panic is how a test fails")]
 
+mod bad_http;
 mod bad_tokens;
+mod carried;
 mod commands;
 mod control;
 mod credential_service;
@@ -25,6 +27,7 @@ mod http2_websockets;
 mod identity;
 mod key_sources;
 mod kill;
+mod limits;
 mod listeners;
 mod login_services;
 mod logins;
@@ -33,6 +36,7 @@ mod metrics;
 mod nginx;
 mod origin;
 mod paths;
+mod preflight;
 mod rate_limits;
 mod refresh;
 mod reload;

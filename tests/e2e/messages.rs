@@ -142,6 +142,7 @@ fn a_request_has_one_host_and_names_it_well() {
     assert_eq!(scene.upstream.take_one().header("host"), Some(own.as_str()));
     let absolute = format!("GET http://other.example/orders HTTP/1.1\r\nHost: shop.example\r\n{token}\r\n");
     let response = scene.gateway.raw(absolute.as_bytes());
+    // 123
     match response.status {
         400 => assert_eq!(scene.upstream.bytes(), 0),
         _ => {
@@ -248,7 +249,7 @@ fn a_client_that_expects_to_be_asked_is_answered_at_once_when_refused() {
     assert_eq!(scene.upstream.bytes(), 0);
 
     for lines in ["Expect: nonsense\r\n", "Expect: 100-continue\r\nExpect: nonsense\r\n"] {
-        scene.refused(lines, &scene.head(&format!("Host: a\r\nContent-Length: 5\r\n{lines}\r\n")), &[417]);
+        scene.refused(lines, &scene.head(&format!("Host: a\r\nContent-Length: 5\r\n{lines}\r\n")), &[417]); // 137
     }
 
     let mut connection = scene.gateway.connect();

@@ -13,35 +13,46 @@ fn no_spelling_of_a_protected_path_is_open() {
     let upstream = Upstream::start();
     let gateway = Site::new(&upstream).start();
     for target in [
+        // 140: dot segments, however they are written.
         "/public/../admin",
         "/public/%2e%2e/admin",
         "/public/%2E%2E%2Fadmin",
         "/public/..%2fadmin",
         "/public/.%2e/admin",
+        // 141: several slashes.
         "//admin",
         "///public//../admin",
+        // 142: single dots.
         "/./admin",
         "/public/.//../admin",
+        // 143: escaped letters.
         "/%61dmin",
         "/adm%69n",
+        // 144: path parameters.
         "/admin;x=1",
         "/public;/../admin",
         "/public/..;/admin",
         "/public/;/../admin",
+        // 145: backslashes.
         "/admin\\..\\x",
         "/public\\..\\admin",
         "/public/..\\admin",
         "/public/%5c..%5cadmin",
+        // 146: NUL and line ends.
         "/public/%00/../admin",
         "/public/%0d%0a",
         "/public/%0aX",
+        // 147: a path in the query.
         "/admin?/public/",
+        // 148: a fragment.
         "/public#/../admin",
+        // 151: bytes outside ASCII, and overlong ones.
         "/public/\u{e4}",
         "/public/%c0%ae%c0%ae/admin",
         "/public/%",
         "/public/%4",
         "/public/%zz",
+        // 149: another case, and what only looks alike.
         "/Public/",
         "/public%2f",
         "/publicly",
@@ -75,6 +86,7 @@ fn no_spelling_of_a_protected_path_is_open() {
 
 #[test]
 fn hosts_are_compared_without_case_port_and_final_dot() {
+    // 150
     let upstream = Upstream::start();
     let mut site = Site::new(&upstream);
     site.route(
@@ -156,6 +168,7 @@ fn target() -> impl Strategy<Value = String> {
 /// within the route whose rule admitted it.
 #[test]
 fn the_path_sent_upstream_is_the_path_decided_on() {
+    // 152
     let count: usize = std::env::var("PORTCULLIS_PATHS").map_or(10_000, |count| count.parse().unwrap());
     let upstream = Upstream::start();
     let site = Site::new(&upstream);

@@ -12,7 +12,10 @@ const SOON: Duration = Duration::from_secs(8);
 
 fn gateway(upstream: &Upstream) -> Gateway {
     let mut site = Site::new(upstream);
-    site.set("/limits", json!({"header_timeout": "1s", "body_timeout": "1s", "write_timeout": "1s"}));
+    site.set(
+        "/limits",
+        json!({"header_timeout": "1s", "idle_timeout": "1s", "body_timeout": "1s", "write_timeout": "1s"}),
+    );
     site.start()
 }
 

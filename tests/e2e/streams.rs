@@ -245,7 +245,8 @@ fn an_upgrade_is_decided_like_any_request() {
     let (upstream, _) = service();
     let site = site(&upstream);
     let gateway = site.start();
-    assert_eq!(try_open(&gateway, "/ws", &[]).unwrap_err().status(), 401);
+    assert_eq!(try_open(&gateway, "/ws", &[]).unwrap_err().status(), 401, "159");
+    assert_eq!(upstream.bytes(), 0, "159");
     let token = site.accounts.token_of("bob");
     assert_eq!(try_open(&gateway, "/admin/ws", &[("Authorization", &bearer(&token))]).unwrap_err().status(), 403);
     // A page of another site makes the browser send the cookie.

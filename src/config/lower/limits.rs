@@ -12,14 +12,23 @@ impl Lower<'_, '_> {
             header_bytes: None,
             header_count: None,
             uri_bytes: None,
+            max_body: None,
             header_timeout: None,
+            idle_timeout: None,
             body_timeout: None,
+            body_min_rate: None,
+            body_rate_window: None,
+            request_timeout: None,
             write_timeout: None,
             handshake_timeout: None,
             handshakes_per_worker: None,
             tunnel_idle_timeout: None,
             connections_per_worker: None,
             http2: None,
+            connections: None,
+            connections_per_client: None,
+            requests_per_connection: None,
+            requests_in_flight: None,
         });
         let count = |number: Option<u64>| usize::try_from(number.unwrap_or(0)).unwrap_or(usize::MAX);
         // Below 8 KiB the HTTP parser's own buffer is the bound.
@@ -30,11 +39,18 @@ impl Lower<'_, '_> {
             self.error(&at, "no request head could hold such a target", "at most `limits.header_bytes`");
         }
         let wait = MILLISECOND..=DAY;
+        let body_min_rate = self.size_or_none(raw.body_min_rate.as_ref(), &place.key("body_min_rate"), 1..=1 << 30);
+        let window = place.key("body_rate_window");
+        let request_timeout = place.key("request_timeout");
         Limits {
             header_bytes: usize::try_from(header_bytes).unwrap_or(usize::MAX),
             header_count: count(raw.header_count),
             uri_bytes: usize::try_from(uri_bytes).unwrap_or(usize::MAX),
             header_timeout: self.duration(raw.header_timeout.as_ref(), &place.key("header_timeout"), wait.clone()),
+            idle_timeout: self.duration(raw.idle_timeout.as_ref(), &place.key("idle_timeout"), wait.clone()),
+            body_min_rate,
+            body_rate_window: self.duration(raw.body_rate_window.as_ref(), &window, SECOND..=DAY),
+            request_timeout: self.duration_or_none(raw.request_timeout.as_ref(), &request_timeout, wait.clone()),
             body_timeout: self.duration(raw.body_timeout.as_ref(), &place.key("body_timeout"), wait.clone()),
             write_timeout: self.duration(raw.write_timeout.as_ref(), &place.key("write_timeout"), wait.clone()),
             handshake_timeout: self.duration(
@@ -49,6 +65,10 @@ impl Lower<'_, '_> {
                 wait,
             ),
             connections_per_worker: count(raw.connections_per_worker),
+            connections: bound(raw.connections.as_ref()),
+            connections_per_client: bound(raw.connections_per_client.as_ref()),
+            requests_per_connection: bound(raw.requests_per_connection.as_ref()) as u64,
+            requests_in_flight: bound(raw.requests_in_flight.as_ref()),
             http2: self.http2_limits(raw.http2.as_ref(), &place.key("http2")),
         }
     }
@@ -95,5 +115,13 @@ impl Lower<'_, '_> {
             drain_delay: self.duration(drain_delay, &place.key("drain_delay"), Duration::ZERO..=DAY),
             drain_timeout: self.duration(drain_timeout, &place.key("drain_timeout"), Duration::ZERO..=DAY),
         }
+    }
+}
+
+/// How many at most; `none` is more than there can be.
+pub(super) fn bound(raw: Option<&raw::Bound>) -> usize {
+    match raw {
+        Some(raw::Bound::Of(count)) => usize::try_from(*count).unwrap_or(usize::MAX),
+        Some(raw::Bound::None) | None => usize::MAX,
     }
 }

@@ -44,6 +44,8 @@ pub(super) fn lower(raw: &raw::Root, root: &Node, findings: &mut Findings, files
     let listeners = lower.listeners(raw.listeners.as_deref().unwrap_or_default(), &top.key("listeners"));
     let admin = raw.admin.as_ref().map(|admin| lower.admin(admin, &top.key("admin"), &listeners));
     let limits = lower.limits(raw.limits.as_ref(), &top.key("limits"));
+    let max_body = raw.limits.as_ref().and_then(|limits| limits.max_body.as_ref());
+    let max_body = lower.size_or_none(max_body, &top.key("limits").key("max_body"), 0..=u64::MAX);
     let token = lower.token(raw.token.as_ref(), &top.key("token"), &limits);
     let identity = lower.identity(raw.claims_to_headers.as_ref(), &top.key("claims_to_headers"), &token);
     let upstreams = lower.upstreams(raw.upstreams.as_ref(), &top.key("upstreams"));
@@ -60,7 +62,7 @@ pub(super) fn lower(raw: &raw::Root, root: &Node, findings: &mut Findings, files
         raw.routes.as_deref().unwrap_or_default(),
         &top.key("routes"),
         &names,
-        &route::Defaults { identity: &identity, token: &token },
+        &route::Defaults { identity: &identity, token: &token, max_body },
     );
     let session =
         raw.session.as_ref().map(|session| lower.session(session, &top.key("session"), &mut issuers, &routes, &token));
@@ -166,6 +168,14 @@ impl Lower<'_, '_> {
             Ok(size) => return size,
         }
         0
+    }
+
+    /// A size within bounds, in bytes, or `none`.
+    fn size_or_none(&mut self, raw: Option<&raw::Size>, place: &Place<'_>, bounds: RangeInclusive<u64>) -> Option<u64> {
+        match raw {
+            Some(raw::Size::Text(text)) if text == "none" => None,
+            size => Some(self.size(size, place, bounds)),
+        }
     }
 
     /// The text, if it can be a name that stands in metrics, in paths of the API and in logs.

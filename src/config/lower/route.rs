@@ -27,6 +27,7 @@ pub(super) struct Names<'a> {
 pub(super) struct Defaults<'a> {
     pub(super) identity: &'a Identity,
     pub(super) token: &'a TokenConfig,
+    pub(super) max_body: Option<u64>,
 }
 
 /// Methods that people use, for suggestions.
@@ -116,8 +117,8 @@ impl Lower<'_, '_> {
             None => defaults.identity.clone(),
         };
         let max_body = match &raw.max_body {
-            Some(raw::Size::Text(text)) if text == "none" => None,
-            size => Some(self.size(size.as_ref(), &place.key("max_body"), 0..=u64::MAX)),
+            None => defaults.max_body,
+            size => self.size_or_none(size.as_ref(), &place.key("max_body"), 0..=u64::MAX),
         };
         let no_subject = match auth {
             Requirement::Public => Some("the route is public: count by `address` or `route`"),
@@ -142,6 +143,7 @@ impl Lower<'_, '_> {
             max_body,
             timeout: self.duration_or_none(raw.timeout.as_ref(), &place.key("timeout"), MILLISECOND..=DAY),
             rate_limits,
+            pass_preflight: raw.pass_preflight.unwrap_or(false),
         }
     }
 

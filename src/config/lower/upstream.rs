@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
+use super::limits::bound;
 use super::{DAY, Lower, MILLISECOND, Place, SECOND};
 use crate::config::model::{Protocol, Server, Upstream, UpstreamTls};
 use crate::config::raw;
@@ -61,6 +62,7 @@ impl Lower<'_, '_> {
                 resolve_interval: span(raw.resolve_interval.as_ref(), "resolve_interval"),
                 resolve_keep: span(raw.resolve_keep.as_ref(), "resolve_keep"),
                 connect_timeout: span(raw.connect_timeout.as_ref(), "connect_timeout"),
+                max_requests: bound(raw.max_requests.as_ref()),
                 response_timeout: span(raw.response_timeout.as_ref(), "response_timeout"),
                 idle_timeout: span(raw.idle_timeout.as_ref(), "idle_timeout"),
                 max_idle: usize::try_from(raw.max_idle.unwrap_or(0)).unwrap_or(usize::MAX),

@@ -11,10 +11,18 @@ pub struct Limits {
     pub header_count: usize,
     /// Bytes of a request target.
     pub uri_bytes: usize,
-    /// How long a request head may take, and how long a connection may stay idle between requests.
+    /// How long a request head may take from its first byte on, and a new connection until that.
     pub header_timeout: Duration,
+    /// How long a connection may stay idle between requests.
+    pub idle_timeout: Duration,
     /// How long a silence within a request body may be.
     pub body_timeout: Duration,
+    /// Bytes that a request body must bring in a second while it is waited for; `None`: any.
+    pub body_min_rate: Option<u64>,
+    /// What the rate is averaged over.
+    pub body_rate_window: Duration,
+    /// How long a request body may take as a whole; `None`: as long as it likes.
+    pub request_timeout: Option<Duration>,
     /// How long a client may take to read any part of an answer.
     pub write_timeout: Duration,
     /// How long a TLS handshake may take, waiting for its turn included.
@@ -25,6 +33,14 @@ pub struct Limits {
     pub tunnel_idle_timeout: Duration,
     /// Open client connections of each worker; at the bound no more are accepted.
     pub connections_per_worker: usize,
+    /// Open client connections of the process; at the bound no more are served.
+    pub connections: usize,
+    /// Those of one client address, trusted proxies apart; at the bound another is closed.
+    pub connections_per_client: usize,
+    /// Requests on one connection; the last one's answer says that it ends.
+    pub requests_per_connection: u64,
+    /// Requests in flight in the process; each worker has its share of them.
+    pub requests_in_flight: usize,
     /// Bounds on one HTTP/2 connection.
     pub http2: Http2Limits,
 }

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Duration, Either, ListenerTls, Secret, Size};
+use super::{Bound, Duration, Either, ListenerTls, Secret, Size};
 
 /// One traffic listener.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -31,12 +31,27 @@ pub(in crate::config) struct Limits {
     /// A request target.
     #[schemars(extend("default" = "8KiB"))]
     pub(in crate::config) uri_bytes: Option<Size>,
-    /// How long a request head may take, and a connection may stay idle between requests.
+    /// A request body, on routes that do not say otherwise, or `none`.
+    #[schemars(extend("default" = "none"))]
+    pub(in crate::config) max_body: Option<Size>,
+    /// How long a request head may take, from its first byte on; a new connection has as long for that byte.
     #[schemars(extend("default" = "10s"))]
     pub(in crate::config) header_timeout: Option<Duration>,
+    /// How long a connection may stay idle between requests.
+    #[schemars(extend("default" = "60s"))]
+    pub(in crate::config) idle_timeout: Option<Duration>,
     /// How long a silence within a request body may be.
     #[schemars(extend("default" = "30s"))]
     pub(in crate::config) body_timeout: Option<Duration>,
+    /// What a request body must bring in a second while it is waited for, or `none`.
+    #[schemars(extend("default" = "240B"))]
+    pub(in crate::config) body_min_rate: Option<Size>,
+    /// What `body_min_rate` is averaged over.
+    #[schemars(extend("default" = "5s"))]
+    pub(in crate::config) body_rate_window: Option<Duration>,
+    /// How long a request body may take to come as a whole, or `none`.
+    #[schemars(extend("default" = "none"))]
+    pub(in crate::config) request_timeout: Option<Duration>,
     /// How long a client may take to read any part of an answer.
     #[schemars(extend("default" = "30s"))]
     pub(in crate::config) write_timeout: Option<Duration>,
@@ -52,6 +67,18 @@ pub(in crate::config) struct Limits {
     /// Open client connections of each worker.
     #[schemars(range(min = 1, max = 1_000_000), extend("default" = 10_000))]
     pub(in crate::config) connections_per_worker: Option<u64>,
+    /// Open client connections of the process, or `none`.
+    #[schemars(extend("default" = 20_000))]
+    pub(in crate::config) connections: Option<Bound>,
+    /// Those of one client address (an IPv6 network of 64 bits), trusted proxies apart, or `none`.
+    #[schemars(extend("default" = 5_000))]
+    pub(in crate::config) connections_per_client: Option<Bound>,
+    /// Requests on one connection, or `none`.
+    #[schemars(extend("default" = 10_000))]
+    pub(in crate::config) requests_per_connection: Option<Bound>,
+    /// Requests in flight, from their head to the end of their answer, or `none`.
+    #[schemars(extend("default" = 10_000))]
+    pub(in crate::config) requests_in_flight: Option<Bound>,
     /// What is bounded of HTTP/2 connections besides.
     #[schemars(extend("default" = {}))]
     pub(in crate::config) http2: Option<Http2Limits>,

@@ -36,7 +36,7 @@ pub(super) use self::session::{
 pub(super) use self::tls::{ClientAuth, ListenerTls, TlsVersion};
 pub(super) use self::token::{Dpop, Token, TokenPlace};
 pub(super) use self::upstream::{Protocol, Upstream, UpstreamTls};
-pub(super) use self::value::{AlgorithmName, Count, Duration, Either, Limit, Size, Workers};
+pub(super) use self::value::{AlgorithmName, Bound, Count, Duration, Either, Limit, Size, Workers};
 
 /// Configuration of the Portcullis gateway. Paths are relative to the folder of this file.
 #[derive(Debug, Deserialize, JsonSchema)]

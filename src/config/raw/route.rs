@@ -26,6 +26,9 @@ pub(in crate::config) struct Route {
     /// Whether what `auth` decides is only logged and counted: the request goes on, with nobody's identity.
     #[schemars(extend("default" = false))]
     pub(in crate::config) report_only: Option<bool>,
+    /// Whether a CORS preflight goes on without a token.
+    #[schemars(extend("default" = false))]
+    pub(in crate::config) pass_preflight: Option<bool>,
     /// Whether the upstream may open sessions with `X-Session-Grant`.
     #[schemars(extend("default" = false))]
     pub(in crate::config) login: Option<bool>,
@@ -43,8 +46,7 @@ pub(in crate::config) struct Route {
     /// Protocols that a connection may change to, such as `websocket`. Empty: none.
     #[schemars(inner(length(min = 1)), extend("default" = []))]
     pub(in crate::config) upgrades: Option<Vec<String>>,
-    /// The largest request body, or `none`.
-    #[schemars(extend("default" = "none"))]
+    /// The largest request body, or `none`. Absent: as `limits.max_body` says.
     pub(in crate::config) max_body: Option<Size>,
     /// From the request head to the end of the response, or `none`.
     #[schemars(extend("default" = "none"))]

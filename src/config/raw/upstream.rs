@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Duration, Either, Ejection, Health, Limit, Retries, WeightedServer};
+use super::{Bound, Duration, Either, Ejection, Health, Limit, Retries, WeightedServer};
 
 /// A group of servers that do the same work.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -25,6 +25,9 @@ pub(in crate::config) struct Upstream {
     /// How long a connection may take to be made, TLS included.
     #[schemars(extend("default" = "5s"))]
     pub(in crate::config) connect_timeout: Option<Duration>,
+    /// Requests in flight, waiting for its answers included, or `none`.
+    #[schemars(extend("default" = "none"))]
+    pub(in crate::config) max_requests: Option<Bound>,
     /// How long the response head may take, and how long a silence within the response body may be.
     #[schemars(extend("default" = "60s"))]
     pub(in crate::config) response_timeout: Option<Duration>,

@@ -61,6 +61,38 @@ pub(in crate::config) enum Limit {
     None,
 }
 
+/// A number from 1 on, up to many, or `none`.
+#[derive(Debug)]
+pub(in crate::config) enum Bound {
+    Of(u64),
+    None,
+}
+
+impl JsonSchema for Bound {
+    fn schema_name() -> Cow<'static, str> {
+        "Bound".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "How many at most, or `none`: as many as come.",
+            "anyOf": [
+                { "type": "string", "const": "none" },
+                { "type": "integer", "minimum": 1, "maximum": 1_000_000_000 }
+            ]
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Bound {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(_) => Ok(Self::None),
+            value => u64::deserialize(value).map(Self::Of).map_err(serde::de::Error::custom),
+        }
+    }
+}
+
 impl JsonSchema for Size {
     fn schema_name() -> Cow<'static, str> {
         "Size".into()

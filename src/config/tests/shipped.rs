@@ -94,7 +94,14 @@ fn the_defaults_are_what_the_design_says() {
     assert!(config.trusted_proxies.is_empty());
     let limits = config.limits;
     assert_eq!((limits.header_bytes, limits.header_count, limits.uri_bytes), (32 << 10, 100, 8 << 10));
-    assert_eq!((limits.header_timeout, limits.body_timeout), (seconds(10), seconds(30)));
+    assert_eq!(
+        (limits.header_timeout, limits.body_timeout, limits.idle_timeout),
+        (seconds(10), seconds(30), seconds(60))
+    );
+    assert_eq!((limits.body_min_rate, limits.body_rate_window, limits.request_timeout), (Some(240), seconds(5), None));
+    assert_eq!((limits.connections, limits.connections_per_client), (20_000, 5_000));
+    assert_eq!((limits.requests_per_connection, limits.requests_in_flight), (10_000, 10_000));
+    assert_eq!((config.upstreams[0].max_requests, config.routes[0].max_body), (usize::MAX, None));
     assert_eq!((limits.write_timeout, limits.connections_per_worker), (seconds(30), 10_000));
     assert_eq!((config.shutdown.drain_delay, config.shutdown.drain_timeout), (seconds(0), seconds(30)));
     assert_eq!(config.access_log, LogTarget::Stdout);

@@ -1,5 +1,7 @@
 //! The parameters of a request to one of the gateway's own endpoints: a form, or the same as JSON.
 
+use std::time::Instant;
+
 use http::header;
 use http::request::Parts;
 use http_body_util::BodyExt;
@@ -7,6 +9,7 @@ use hyper::body::Incoming;
 
 use crate::proxy::answer::Refusal;
 use crate::proxy::body::{BodyFailure, RequestBody};
+use crate::proxy::pace::Pace;
 use crate::proxy::snapshot::Local;
 use crate::token::json;
 
@@ -31,7 +34,7 @@ impl From<FormError> for Refusal {
     fn from(error: FormError) -> Self {
         match error {
             FormError::Body(BodyFailure::TooLarge) => Self::BodyTooLarge,
-            FormError::Body(BodyFailure::TooSlow) => Self::BodyTooSlow,
+            FormError::Body(BodyFailure::Silent | BodyFailure::TooLate | BodyFailure::TooSlow) => Self::BodyTooSlow,
             FormError::Body(BodyFailure::Broken) | FormError::Malformed => Self::BodyBroken,
             FormError::Repeated => Self::BadRequest("a parameter came more than once"),
         }
@@ -68,7 +71,7 @@ pub(super) async fn read(local: &Local, head: &Parts, body: Incoming) -> Result<
         Some(b"application/json") => parse_json,
         Some(_) | None => return Ok(Form::default()),
     };
-    let body = RequestBody::new(body, Some(FORM_BYTES_MAX), local.snapshot.config.limits.body_timeout);
+    let body = RequestBody::new(body, Some(FORM_BYTES_MAX), Pace::new(&local.snapshot.config.limits, Instant::now()));
     let body = body.collect().await.map_err(FormError::Body)?;
     parse(&body.to_bytes())
 }

@@ -15,6 +15,7 @@ use super::pipes::{Over, Pipes};
 use crate::gate::Denial;
 use crate::proxy::record::Record;
 use crate::proxy::upstream::Lease;
+use crate::telemetry::Limit;
 
 /// Closed because its token is no longer honoured: of the codes that applications may use
 /// (RFC 6455 §7.4.2).
@@ -108,6 +109,9 @@ impl Tunnel {
         };
         if let Some(reason) = end.reason() {
             shared.metrics.streams.cut(reason);
+            if matches!(end, End::Over(Over::Idle)) {
+                shared.metrics.limits.hit(Limit::TunnelIdleTimeout);
+            }
             record.reason = Some(reason);
             let code = if matches!(end, End::Cut(_)) { NOT_HONOURED } else { GOING_AWAY };
             pipes.close(code, reason).await;
