@@ -11,6 +11,7 @@ mod commands;
 mod control;
 mod credential_service;
 mod credentials;
+mod crowd;
 mod delivery;
 mod demands;
 mod devices;
