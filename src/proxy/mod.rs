@@ -6,10 +6,12 @@
 
 mod answer;
 mod body;
+mod decide;
 mod ending;
 mod endpoint;
 mod explain;
 mod flight;
+mod forward;
 mod headers;
 mod http2;
 mod need;
@@ -31,23 +33,20 @@ mod upstream;
 
 use std::convert::Infallible;
 use std::rc::Rc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderValue, Request, Response, Uri, Version, header};
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout_at};
 
 use self::answer::Context;
 pub use self::answer::{Refusal, TokenRefusal};
+use self::body::RequestBody;
 pub use self::body::ResponseBody;
-use self::body::{BodyFailure, RequestBody};
+use self::decide::{decide, report};
 use self::ending::Leaving;
 pub use self::explain::explain;
-use self::headers::HopByHop;
+use self::forward::forward;
 pub use self::headers::{Coverage, Peer};
-use self::http2::Handshake;
 pub use self::need::{Supplied, Supplier, settle};
 use self::opening::Login;
 use self::pace::Pace;
@@ -57,17 +56,13 @@ use self::record::Record;
 use self::renewal::{Earned, Logout, Renewal};
 use self::sender::DPOP;
 pub use self::snapshot::{Local, Shared, Snapshot, Sources, Worker};
-use self::stream::{GRACE, Held, Upgrade, Upgraded};
+use self::stream::Upgrade;
 pub use self::stream::{Handover, Tunnel};
 use self::target::Target;
 pub use self::upstream::{Checks, ContentError, Group, ServerView, UpstreamTls, UpstreamTlsError};
-use self::upstream::{Content, ForwardError, Lease, Terms};
-use crate::config::{Protocol, Route, TokenPlace};
-use crate::gate::{
-    Admission, Demand, Denial, Gate, Passage, Permit, Presentation, Remembered, Requirement, Stage, Verified,
-};
+use crate::config::{Protocol, Route};
+use crate::gate::{Denial, Passage, Permit, Requirement};
 use crate::telemetry::Limit;
-use crate::token::present::{PresentError, find};
 
 /// Answers one request. Never fails: whatever goes wrong has an answer.
 ///
@@ -299,237 +294,6 @@ async fn doors(
     Ok(())
 }
 
-/// The decision about a request that needs a token, and the place the token was in.
-///
-/// Where somebody `leaves`, a token that has merely expired lets the request through, as nobody's.
-async fn decide(
-    local: &Local,
-    record: &mut Record,
-    demand: &Demand,
-    head: &http::request::Parts,
-    host: Option<&str>,
-    leaves: bool,
-) -> Result<(Permit, usize), Refusal> {
-    match judge(local, record, demand, head, host).await {
-        Ok((admission, place)) => {
-            record.bearer = admission.permit.bearer().cloned();
-            Ok((admission.permit, place))
-        }
-        Err(stage) => {
-            let goodbye = if leaves && stage.denial == Denial::Expired {
-                goodbye(local, record, demand, head).await
-            } else {
-                Err(stage)
-            };
-            goodbye.map_err(|Stage { denial, issuer }| {
-                record.denied(&denial, issuer);
-                Refusal::Denied(denial)
-            })
-        }
-    }
-}
-
-/// Lets a request through on the word of a token that has expired, without saying whose it was.
-async fn goodbye(
-    local: &Local,
-    record: &Record,
-    demand: &Demand,
-    head: &http::request::Parts,
-) -> Result<(Permit, usize), Stage> {
-    let snapshot = &local.snapshot;
-    let Ok(Some((token, place))) = find(&head.headers, &snapshot.config.token.from) else {
-        return Err(Denial::MissingToken.into());
-    };
-    let sender = record.sender(head);
-    let presented = Presentation { token, sender: &sender };
-    let ask = |gate: &Gate, now| gate.admit_expired(presented, demand, now);
-    settle(snapshot, &local.shared.clock, record.time, ask).await.map(|permit| (permit, place))
-}
-
-/// The same decision on a route that only reports: it is counted and logged, and the permit is dropped.
-async fn report(local: &Local, record: &mut Record, demand: &Demand, head: &http::request::Parts, host: Option<&str>) {
-    match judge(local, record, demand, head, host).await {
-        Ok((admission, _)) => drop(admission.permit),
-        Err(Stage { denial, issuer }) => record.would_deny(&denial, issuer),
-    }
-}
-
-/// Finds the one token, and asks the gate.
-async fn judge(
-    local: &Local,
-    record: &mut Record,
-    demand: &Demand,
-    head: &http::request::Parts,
-    host: Option<&str>,
-) -> Result<(Admission, usize), Stage> {
-    let snapshot = &local.snapshot;
-    let places = &snapshot.config.token.from;
-    let (token, place) = match find(&head.headers, places) {
-        Ok(Some(found)) => found,
-        Ok(None) => return Err(Denial::MissingToken.into()),
-        Err(PresentError::Several | PresentError::Malformed) => return Err(Denial::MultipleTokens.into()),
-    };
-    record.cookie_borne.set(matches!(places.get(place), Some(TokenPlace::Cookie(_))));
-    if record.cookie_borne.get() && !ending::is_same_origin(head, host) {
-        return Err(Denial::CrossSite.into());
-    }
-    let sender = record.sender(head);
-    let presented = Presentation { token, sender: &sender };
-    let ask = |gate: &Gate, now| {
-        let began = std::time::Instant::now();
-        gate.admit(&local.cache, presented, demand, now).map(|admission| (admission, began))
-    };
-    let (admission, began) = settle(snapshot, &local.shared.clock, record.time, ask).await?;
-    let metrics = &local.shared.metrics;
-    if admission.cached { &metrics.token_cache_hits } else { &metrics.token_cache_misses }.inc();
-    if let Some(algorithm) = admission.verified {
-        metrics.verified(algorithm, began.elapsed());
-    }
-    if let Some(metrics) = snapshot.decision_metrics.get(admission.issuer) {
-        metrics.permitted();
-    }
-    Ok((admission, place))
-}
-
-/// Sends the request on. What it may pass with is consumed, and comes back with the response: there is
-/// no way here without.
-async fn forward(
-    local: &Rc<Local>,
-    record: &mut Record,
-    (route_index, route): (usize, &Route),
-    passage: Passage,
-    mut request: Request<RequestBody>,
-    upgrade: Option<Upgrade>,
-) -> Result<(Forwarded, Passage), Refusal> {
-    let snapshot = &local.snapshot;
-    if let (Some(bearer), Some(mapping)) = (passage.bearer(), snapshot.mapping_of.get(route_index)) {
-        set_identity(snapshot, bearer, *mapping, request.headers_mut());
-    }
-    let Some(pool) = local.pools.get(route.upstream) else { return Err(Refusal::Internal) };
-    record.enter_upstream(route.upstream)?;
-    let began = Instant::now();
-    let until = route.timeout.map(|timeout| began + timeout);
-    let is_safe = request.method().is_safe();
-    let still = || passage.bearer().is_none_or(|bearer| Held::new(&local.shared, bearer).check().is_ok());
-    let terms = Terms { preserve_host: route.preserve_host, upgrades: upgrade.is_some(), still: &still };
-    let sending = pool.send(request, terms, began);
-    let outcome = match until {
-        None => sending.await,
-        Some(until) => timeout_at(until, sending).await.unwrap_or(Err(ForwardError::TimedOut)),
-    };
-    let ended = Instant::now();
-    record.upstream_took = Some(ended - began);
-    let (response, mut lease) = outcome.map_err(|error| refusal_of(&error))?;
-    lease.answered_at(ended);
-    // A long poll: what it has waited for is not for whoever is out by now. Where the request has an effect,
-    // it may be the very one that ended the session, and its answer is told.
-    if is_safe
-        && ended - began >= GRACE
-        && let Some(bearer) = passage.bearer()
-        && let Err(denial) = Held::new(&local.shared, bearer).check()
-        && denial != Denial::Expired
-    {
-        return Err(Refusal::Denied(denial));
-    }
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Ok((Forwarded::switched(response, lease, upgrade.as_ref(), record)?, passage));
-    }
-    if response.status().is_success() && upgrade.is_some_and(|upgrade| upgrade.is_on_stream()) {
-        // To a CONNECT it would say that there is a tunnel now.
-        lease.failed_broken();
-        return Err(Refusal::UpstreamBroken);
-    }
-    let patience = snapshot.config.upstreams.get(route.upstream).map_or(Duration::MAX, |it| it.response_timeout);
-    Ok((Forwarded::new(response, lease, patience, until)?, passage))
-}
-
-/// A response to be handed on, with its head cleaned.
-struct Forwarded {
-    head: http::response::Parts,
-    body: ResponseBody,
-    /// Whether it opens a tunnel on a stream.
-    on_stream: bool,
-}
-
-impl Forwarded {
-    fn new(
-        response: Response<Content>,
-        mut lease: Lease,
-        patience: Duration,
-        until: Option<Instant>,
-    ) -> Result<Self, Refusal> {
-        let (mut head, incoming) = response.into_parts();
-        let hop = HopByHop::of(&head.headers);
-        if !is_forwardable(&head, hop) {
-            lease.failed_broken();
-            return Err(Refusal::UpstreamBroken);
-        }
-        hop.remove(&mut head.headers);
-        if let Some(length) = http_body::Body::size_hint(&incoming).exact()
-            && !http_body::Body::is_end_stream(&incoming)
-        {
-            headers::spell_length(&mut head.headers, length);
-        }
-        head.version = Version::HTTP_11;
-        let body = ResponseBody::upstream(incoming, lease, patience, until);
-        Ok(Self { head, body, on_stream: false })
-    }
-
-    /// A 101: good only for the upgrade that was asked for.
-    fn switched(
-        mut response: Response<Content>,
-        mut lease: Lease,
-        upgrade: Option<&Upgrade>,
-        record: &mut Record,
-    ) -> Result<Self, Refusal> {
-        let Some(upgrade) = upgrade.filter(|upgrade| upgrade.is_granted(response.headers())) else {
-            lease.failed_broken();
-            return Err(Refusal::UpstreamBroken);
-        };
-        lease.switched();
-        let connection = hyper::upgrade::on(&mut response);
-        record.upgraded = Some(Box::new(Upgraded { connection, lease, websocket: upgrade.is_websocket() }));
-        let (mut head, _) = response.into_parts();
-        HopByHop::of(&head.headers).remove(&mut head.headers);
-        head.headers.remove(header::CONTENT_LENGTH);
-        upgrade.announce(&mut head.headers);
-        head.version = Version::HTTP_11;
-        Ok(Self { head, body: ResponseBody::whole(Bytes::new()), on_stream: upgrade.is_on_stream() })
-    }
-
-    const fn headers_mut_and_status(&mut self) -> (&mut http::HeaderMap, StatusCode) {
-        (&mut self.head.headers, self.head.status)
-    }
-
-    fn into_response(mut self) -> Response<ResponseBody> {
-        if self.on_stream {
-            Handshake::answer(&mut self.head);
-        }
-        Response::from_parts(self.head, self.body)
-    }
-}
-
-/// Whether a response has one meaning. A 101 is not answered with here; a coding beside chunked, or two framings at once, is read differently by others.
-fn is_forwardable(head: &http::response::Parts, hop: HopByHop) -> bool {
-    let framed_once = !hop.has_transfer_encoding() || {
-        let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
-        codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
-            && codings.next().is_none()
-            && !head.headers.contains_key(header::CONTENT_LENGTH)
-    };
-    framed_once && !head.status.is_informational()
-}
-
-fn set_identity(snapshot: &Snapshot, bearer: &Remembered, mapping: usize, fields: &mut http::HeaderMap) {
-    let Some(named) = snapshot.mappings.get(mapping) else { return };
-    // Read before the chains are: what is made now is made anew once they change.
-    let accounts = if named.account.is_some() { snapshot.gate.revocations().replacements().generation() } else { 0 };
-    let make = |verified: &Verified| headers::identity(named, &snapshot.gate, verified);
-    for (name, value) in bearer.identity(mapping, accounts, make).iter() {
-        fields.insert(name.clone(), value.clone());
-    }
-}
-
 /// Removes the token that was presented, and on every route the session cookie: it is the gateway's own.
 fn remove_tokens(local: &Local, fields: &mut http::HeaderMap, place: Option<usize>) {
     let snapshot = &local.snapshot;
@@ -553,20 +317,6 @@ fn rewritten(target: &Target<'_>, uri: &Uri) -> Option<Uri> {
         text.push_str(query);
     }
     PathAndQuery::try_from(text).ok().map(Uri::from)
-}
-
-const fn refusal_of(error: &ForwardError) -> Refusal {
-    match error {
-        ForwardError::NoServer => Refusal::UpstreamUnhealthy,
-        ForwardError::Refused | ForwardError::Unresolved => Refusal::UpstreamUnreachable,
-        ForwardError::QueueFull | ForwardError::QueueTimedOut => Refusal::UpstreamBusy,
-        ForwardError::TlsFailed => Refusal::UpstreamTlsFailed,
-        ForwardError::ConnectTimedOut | ForwardError::TimedOut => Refusal::UpstreamSlow,
-        ForwardError::Broken => Refusal::UpstreamBroken,
-        ForwardError::Body(BodyFailure::Broken) => Refusal::BodyBroken,
-        ForwardError::Body(BodyFailure::TooLarge) => Refusal::BodyTooLarge,
-        ForwardError::Body(BodyFailure::Silent | BodyFailure::TooLate | BodyFailure::TooSlow) => Refusal::BodyTooSlow,
-    }
 }
 
 /// The limit that a request is refused for, unless it is counted as what its body has met.
