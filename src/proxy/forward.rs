@@ -25,7 +25,7 @@ pub(super) async fn forward(
     record: &mut Record,
     (route_index, route): (usize, &Route),
     passage: Passage,
-    mut request: Request<RequestBody>,
+    mut request: Box<Request<RequestBody>>,
     upgrade: Option<Upgrade>,
 ) -> Result<(Forwarded, Passage), Refusal> {
     let snapshot = &local.snapshot;

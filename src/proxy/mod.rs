@@ -248,7 +248,8 @@ async fn pass(
     }
     record.body = body.progress();
 
-    let request = Request::from_parts(head, body);
+    // Boxed, for it is large, and goes through many hands.
+    let request = Box::new(Request::from_parts(head, body));
     let (mut response, passage) = forward(local, record, (route_index, route), passage, request, upgrade).await?;
     earned.credential = place.and_then(|place| snapshot.config.token.from.get(place));
     renewal::finish(local, record, &passage, earned, response.headers_mut_and_status()).await?;

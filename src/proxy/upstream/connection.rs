@@ -221,7 +221,7 @@ impl Connection {
     /// Why there is no response; with the request if none of it was written.
     pub(super) async fn exchange(
         &mut self,
-        mut request: Request<RequestBody>,
+        mut request: Box<Request<RequestBody>>,
         progress: Option<&Progress>,
         patience: Patience,
     ) -> Result<Response<Incoming>, Unanswered> {
@@ -229,7 +229,7 @@ impl Connection {
         if request.version() == http::Version::HTTP_2 {
             for_http1(&mut request);
         }
-        match wait(sender.try_send_request(request), progress, patience, late).await {
+        match wait(sender.try_send_request(*request), progress, patience, late).await {
             Some(Ok(response)) => Ok(response),
             Some(Err(mut error)) => {
                 let unsent = error.take_message().map(Box::new);

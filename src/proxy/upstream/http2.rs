@@ -239,7 +239,7 @@ impl Stream {
     /// Why there is none. The request comes back if the server has not looked at it.
     pub(super) async fn exchange(
         &mut self,
-        request: Request<RequestBody>,
+        request: Box<Request<RequestBody>>,
         progress: Option<&Progress>,
         patience: Patience,
     ) -> Result<Response<Content>, Unanswered> {

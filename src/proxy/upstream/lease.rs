@@ -70,7 +70,7 @@ impl Lease {
     /// says it has not looked at: there are others.
     pub(super) async fn send(
         &mut self,
-        mut request: Request<RequestBody>,
+        mut request: Box<Request<RequestBody>>,
         patience: Duration,
         alone: bool,
     ) -> Result<Response<Content>, Unanswered> {
@@ -83,7 +83,7 @@ impl Lease {
                 // Rare, and large.
                 None => match Box::pin(self.server.open(alone)).await {
                     Ok(held) => held,
-                    Err(error) => return Err(self.failed(error, Some(Box::new(request)), false)),
+                    Err(error) => return Err(self.failed(error, Some(request), false)),
                 },
             };
             let from = if reused { self.began } else { Instant::now() };
@@ -94,7 +94,7 @@ impl Lease {
                     match connection.exchange(request, self.request.as_deref(), patience).await {
                         Ok(response) => return Ok(response.map(Content::Http1)),
                         // Nothing was written: an idle connection that the server had closed.
-                        Err(Unanswered { unsent: Some(unsent), .. }) if reused => request = *unsent,
+                        Err(Unanswered { unsent: Some(unsent), .. }) if reused => request = unsent,
                         Err(Unanswered { error, unsent, .. }) => {
                             if reused {
                                 // It may end at any time: that says nothing about the server.
@@ -108,7 +108,7 @@ impl Lease {
                 Held::Http2(stream) => {
                     match Box::pin(stream.exchange(request, self.request.as_deref(), patience)).await {
                         Ok(response) => return Ok(response),
-                        Err(Unanswered { unsent: Some(unsent), .. }) if refusals < REFUSALS_MAX => request = *unsent,
+                        Err(Unanswered { unsent: Some(unsent), .. }) if refusals < REFUSALS_MAX => request = unsent,
                         Err(Unanswered { error, unsent, .. }) => return Err(self.failed(error, unsent, false)),
                     }
                     refusals += 1;

@@ -129,7 +129,7 @@ impl Pool {
     /// Why there is none. The request is lost with it.
     pub(super) async fn send(
         &self,
-        mut request: Request<RequestBody>,
+        mut request: Box<Request<RequestBody>>,
         terms: Terms<'_>,
         began: Instant,
     ) -> Result<(Response<Content>, Lease), ForwardError> {
@@ -183,13 +183,13 @@ impl Pool {
                         return Ok((response, lease));
                     }
                     Err(Unanswered { error: ForwardError::QueueFull, unsent: Some(unsent), .. }) => {
-                        request = *unsent;
+                        request = unsent;
                         full = true;
                         passed.push(index);
                         continue;
                     }
                     Err(Unanswered { error, unsent: Some(unsent), .. }) => {
-                        request = *unsent;
+                        request = unsent;
                         failure = error;
                         if !tries.pass_over(index) {
                             return Err(failure);

@@ -166,7 +166,7 @@ impl Tries<'_> {
         setback: Setback,
         still: &dyn Fn() -> bool,
         now: Instant,
-    ) -> Option<Request<RequestBody>> {
+    ) -> Option<Box<Request<RequestBody>>> {
         self.pause = None;
         let copy = self.copy.as_ref()?;
         let on = self.home.rules.on;
@@ -205,7 +205,7 @@ impl Tries<'_> {
         if std::mem::replace(&mut self.repeats, true) {
             self.home.metrics.servers.retried(RetryResult::Failed);
         }
-        Some(request)
+        Some(Box::new(request))
     }
 
     /// The answer is the one to hand on.
