@@ -12,10 +12,9 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use super::headers;
+use super::headers::{self, Cleaner};
 use super::pace::{Pace, Wait};
 use super::record::Record;
-use super::snapshot::Snapshot;
 use super::stream::GRACE;
 use super::upstream::{Content as Answered, ContentError, Lease};
 
@@ -82,7 +81,7 @@ pub(super) struct RequestBody {
     /// From when the client was first waited for.
     wait: Option<Box<Wait>>,
     /// What knows how trailers are cleaned.
-    trailers: Option<Arc<Snapshot>>,
+    trailers: Option<Arc<Cleaner>>,
 }
 
 impl RequestBody {
@@ -120,10 +119,10 @@ impl RequestBody {
         self.progress.clone()
     }
 
-    /// Passes on trailers, cleaned as `snapshot` says.
+    /// Passes on trailers, cleaned by `cleaner`.
     #[must_use]
-    pub(super) fn with_trailers(mut self, snapshot: &Arc<Snapshot>) -> Self {
-        self.trailers = Some(Arc::clone(snapshot));
+    pub(super) fn with_trailers(mut self, cleaner: &Arc<Cleaner>) -> Self {
+        self.trailers = Some(Arc::clone(cleaner));
         self
     }
 
@@ -188,10 +187,10 @@ impl Body for RequestBody {
                     let data = match frame.into_data() {
                         Ok(data) => data,
                         Err(frame) => {
-                            let (Some(snapshot), Ok(mut trailers)) = (&this.trailers, frame.into_trailers()) else {
+                            let (Some(cleaner), Ok(mut trailers)) = (&this.trailers, frame.into_trailers()) else {
                                 continue;
                             };
-                            snapshot.cleaner.clean(&mut trailers, false);
+                            cleaner.clean(&mut trailers, false);
                             headers::clean_trailers(&mut trailers);
                             progress.complete.set(true);
                             this.incoming = None;
@@ -336,7 +335,7 @@ impl ResponseBody {
         }
         if let (Some(due), Some(bearer)) = (body.watch_due, &record.bearer) {
             if !std::mem::replace(&mut body.known, true) {
-                record.handover.begin_answer(due, &record.local, bearer);
+                record.handover.begin_answer(due, &record.journal, bearer);
             }
             if Instant::now() >= due {
                 body.watch_due = None;

@@ -50,7 +50,7 @@ async fn goodbye(
     let Ok(Some((token, place))) = find(&head.headers, &snapshot.config.token.from) else {
         return Err(Denial::MissingToken.into());
     };
-    let sender = record.sender(head);
+    let sender = record.sender(head, &local.snapshot);
     let presented = Presentation { token, sender: &sender };
     let ask = |gate: &Gate, now| gate.admit_expired(presented, demand, now);
     settle(snapshot, &local.shared.clock, record.time, ask).await.map(|permit| (permit, place))
@@ -89,7 +89,7 @@ async fn judge(
     if record.cookie_borne.get() && !ending::is_same_origin(head, host) {
         return Err(Denial::CrossSite.into());
     }
-    let sender = record.sender(head);
+    let sender = record.sender(head, &local.snapshot);
     let presented = Presentation { token, sender: &sender };
     let ask = |gate: &Gate, now| {
         let began = std::time::Instant::now();

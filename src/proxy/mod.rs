@@ -14,6 +14,7 @@ mod flight;
 mod forward;
 mod headers;
 mod http2;
+mod journal;
 mod need;
 mod opening;
 mod pace;
@@ -86,10 +87,10 @@ pub async fn serve(
     let now = local.shared.clock.now();
     let connection = (Rc::clone(&peer), Rc::clone(&handover));
     let mut record =
-        Box::new(Record::begin(Rc::clone(&local), now, connection, client, request.method().clone(), request_id));
+        Box::new(Record::begin(&local.journal, now, connection, client, request.method().clone(), request_id));
     let outcome = match objection {
         Some(objection) => Err(objection),
-        None if local.in_flight.is_full() => Err(Refusal::Overloaded),
+        None if local.journal.in_flight.is_full() => Err(Refusal::Overloaded),
         None => pass(&local, &peer, trusted, &mut record, request).await,
     };
     let mut response = match outcome {
@@ -244,7 +245,7 @@ async fn pass(
     let pace = Pace::new(&snapshot.config.limits, record.started);
     let mut body = RequestBody::new(incoming, route.max_body, pace);
     if snapshot.config.upstreams.get(route.upstream).is_some_and(|it| it.protocol != Protocol::Http1) {
-        body = body.with_trailers(snapshot);
+        body = body.with_trailers(&snapshot.cleaner);
     }
     record.body = body.progress();
 

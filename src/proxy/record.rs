@@ -12,9 +12,10 @@ use http::{HeaderValue, Method, StatusCode};
 use super::answer::Refusal;
 use super::body::{BodyFailure, Progress};
 use super::headers::Peer;
+use super::journal::Journal;
 use super::rate::Told;
 use super::sender::RequestSender;
-use super::snapshot::Local;
+use super::snapshot::Snapshot;
 use super::stream::{Handover, Upgraded};
 use crate::gate::{Denial, Remembered};
 use crate::telemetry::{DecisionMetrics, Limit, Line};
@@ -24,8 +25,8 @@ use crate::time::Timestamp;
 /// with the response body or, if the client went away before there was one, with the request.
 #[derive(Debug)]
 pub(super) struct Record {
-    /// The worker's side of the configuration it runs under.
-    pub(super) local: Rc<Local>,
+    /// What it is counted and logged with.
+    pub(super) journal: Rc<Journal>,
     /// When its head had been read: the `now` of its decision.
     pub(super) time: Timestamp,
     /// The same on the clock that only goes forward.
@@ -76,17 +77,17 @@ impl Record {
     /// Begins the record of a request whose head was read at `time`.
     #[must_use]
     pub(super) fn begin(
-        local: Rc<Local>,
+        journal: &Rc<Journal>,
         time: Timestamp,
         (peer, handover): (Rc<Peer>, Rc<Handover>),
         client: IpAddr,
         method: Method,
         request_id: HeaderValue,
     ) -> Self {
-        local.shared.metrics.requests_in_flight.inc();
-        local.in_flight.begin();
+        journal.shared.metrics.requests_in_flight.inc();
+        journal.in_flight.begin();
         Self {
-            local,
+            journal: Rc::clone(journal),
             time,
             started: Instant::now(),
             request_id,
@@ -119,10 +120,10 @@ impl Record {
         self.request_id.to_str().unwrap_or_default()
     }
 
-    /// What its head and its connection show of who sends it.
+    /// What its head and its connection show of who sends it, as `snapshot` trusts them.
     #[must_use]
-    pub(super) fn sender<'r>(&'r self, head: &'r Parts) -> RequestSender<'r> {
-        let trusted = self.peer.is_trusted(&self.local.snapshot.config.trusted_proxies);
+    pub(super) fn sender<'r>(&'r self, head: &'r Parts, snapshot: &Snapshot) -> RequestSender<'r> {
+        let trusted = self.peer.is_trusted(&snapshot.config.trusted_proxies);
         RequestSender::new(head, &self.peer, trusted)
     }
 
@@ -142,7 +143,7 @@ impl Record {
     }
 
     fn decisions(&self, issuer: Option<usize>) -> Option<&Arc<DecisionMetrics>> {
-        let metrics = &self.local.snapshot.decision_metrics;
+        let metrics = &self.journal.decision_metrics;
         metrics.get(issuer.unwrap_or(metrics.len() - 1))
     }
 
@@ -152,14 +153,14 @@ impl Record {
         if std::mem::replace(&mut self.counted, true) {
             return;
         }
-        let snapshot = &self.local.snapshot;
-        self.local.shared.metrics.requests_in_flight.dec();
-        self.local.in_flight.end();
-        if let Some(flight) = self.at_upstream.and_then(|upstream| self.local.in_flight_at.get(upstream)) {
+        let journal = &self.journal;
+        journal.shared.metrics.requests_in_flight.dec();
+        journal.in_flight.end();
+        if let Some(flight) = self.at_upstream.and_then(|upstream| journal.in_flight_at.get(upstream)) {
             flight.end();
         }
-        let place = self.route.unwrap_or(snapshot.route_metrics.len() - 1);
-        if let Some(metrics) = snapshot.route_metrics.get(place) {
+        let place = self.route.unwrap_or(journal.route_metrics.len() - 1);
+        if let Some(metrics) = journal.route_metrics.get(place) {
             metrics.finished(&self.method, self.status, self.started.elapsed());
         }
     }
@@ -170,7 +171,7 @@ impl Record {
     ///
     /// When there are too many.
     pub(super) fn enter_upstream(&mut self, upstream: usize) -> Result<(), Refusal> {
-        let Some(flight) = self.local.in_flight_at.get(upstream) else { return Err(Refusal::Internal) };
+        let Some(flight) = self.journal.in_flight_at.get(upstream) else { return Err(Refusal::Internal) };
         flight.begin();
         self.at_upstream = Some(upstream);
         if flight.is_full() { Err(Refusal::UpstreamOverloaded) } else { Ok(()) }
@@ -188,30 +189,27 @@ impl Record {
     }
 
     fn log(&self, duration: Duration) {
-        let snapshot = &self.local.snapshot;
-        let config = &snapshot.config;
-        let route = self.route.and_then(|index| config.routes.get(index));
-        let upstream = route.and_then(|route| config.upstreams.get(route.upstream));
+        let journal = &self.journal;
+        let upstream = self.upstream_took.and(self.route).and_then(|route| journal.upstream_of(route));
         let verified = self.bearer.as_ref().map(|bearer| &bearer.verified);
-        let issuer = verified.and_then(|verified| snapshot.gate.issuers().get(verified.issuer));
         let (host, path) = self.target.as_deref().map_or(("", ""), |(host, path)| (host.as_str(), path.as_str()));
-        snapshot.access_log.record(&Line {
+        journal.access_log.record(&Line {
             time: self.time,
             request_id: self.request_id(),
             client: self.client,
             method: self.method.as_str(),
             host,
             path,
-            route: route.map_or(crate::telemetry::NONE, |route| route.name.as_str()),
+            route: self.route.and_then(|route| journal.route(route)).unwrap_or(crate::telemetry::NONE),
             status: self.status.as_u16(),
             bytes_in: self.body.as_ref().map_or(0, |body| body.received()) + self.tunnel_in,
             bytes_out: self.bytes_out,
             duration,
-            upstream: self.upstream_took.and(upstream).map(|upstream| upstream.name.as_str()),
+            upstream,
             upstream_duration: self.upstream_took,
             reason: self.reason.or(self.would_refuse),
             report_only: self.reason.is_none() && self.would_refuse.is_some(),
-            issuer: issuer.map(|issuer| issuer.name.as_str()),
+            issuer: verified.and_then(|verified| journal.issuer(verified.issuer)),
             jti: verified.and_then(|verified| verified.claims.id.as_deref()),
             sid: verified.and_then(|verified| verified.claims.session.as_deref()),
         });
@@ -222,9 +220,9 @@ impl Drop for Record {
     fn drop(&mut self) {
         self.count();
         if let Some(limit) = self.limit_met() {
-            self.local.shared.metrics.limits.hit(limit);
+            self.journal.shared.metrics.limits.hit(limit);
         }
-        if self.local.snapshot.access_log.enabled() {
+        if self.journal.access_log.enabled() {
             self.log(self.started.elapsed());
         }
     }

@@ -316,7 +316,7 @@ async fn live(local: &Local, token: &RefreshToken, now: Timestamp) -> Result<Sto
 fn confirm(local: &Local, record: &Record, family: &Family, head: &Parts, now: Timestamp) -> Result<(), Refusal> {
     let bound = Confirmation::read(&family.claims).map_err(|_| refused(Denial::MalformedClaim))?;
     let Some(bound) = bound else { return Ok(()) };
-    let confirmed = local.snapshot.gate.confirm_refresh(&bound, &record.sender(head), now);
+    let confirmed = local.snapshot.gate.confirm_refresh(&bound, &record.sender(head, &local.snapshot), now);
     confirmed.map_err(|denial| match denial {
         Denial::ProofsExhausted => Refusal::NoToken(TokenRefusal::Unavailable),
         denial => refused(denial),

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
-use super::flight::{Flight, Flights};
+use super::flight::Flights;
 use super::headers::Cleaner;
+use super::journal::Journal;
 use super::need::Supplier;
 use super::rate::RateLimits;
 use super::request_id::RequestIds;
@@ -19,7 +20,7 @@ use crate::gate::{Gate, TokenCache};
 use crate::intake::Ledger;
 use crate::keys::Published;
 use crate::session::{Families, Registry, Sessions};
-use crate::telemetry::{AccessLog, Audit, DecisionMetrics, Metrics, NONE, RouteMetrics, UpstreamMetrics};
+use crate::telemetry::{AccessLog, Audit, Counted, DecisionMetrics, Metrics, NONE, RouteMetrics, UpstreamMetrics};
 use crate::time::Clock;
 
 /// What lives as long as the process, shared by all threads.
@@ -57,7 +58,7 @@ pub struct Snapshot {
     /// Which route a request takes; an index into the configuration's.
     pub(super) routes: RouteTable,
     /// What must not reach an upstream.
-    pub(super) cleaner: Cleaner,
+    pub(super) cleaner: Arc<Cleaner>,
     /// The distinct identity mappings of the routes.
     pub mappings: Vec<Identity>,
     /// For each route, its mapping.
@@ -76,6 +77,8 @@ pub struct Snapshot {
     pub upstream_metrics: Vec<Arc<UpstreamMetrics>>,
     /// By upstream: how its servers stand.
     pub groups: Vec<Arc<Group>>,
+    /// Counts it for as long as anything holds it.
+    _counted: Counted,
 }
 
 /// Where what is not in the configuration itself comes from.
@@ -124,7 +127,7 @@ impl Snapshot {
         let issuers = gate.issuers().iter().map(|issuer| issuer.name.as_str()).chain([NONE]);
         Self {
             routes: RouteTable::new(&config.routes),
-            cleaner: Cleaner::new(mappings.iter().chain([&config.identity])),
+            cleaner: Arc::new(Cleaner::new(mappings.iter().chain([&config.identity]))),
             route_metrics: routes.map(|name| metrics.route(name)).collect(),
             decision_metrics: issuers.map(|name| metrics.issuer(name)).collect(),
             upstream_metrics,
@@ -139,6 +142,7 @@ impl Snapshot {
             sessions,
             access_log,
             config,
+            _counted: metrics.generation(),
         }
     }
 }
@@ -154,10 +158,8 @@ pub struct Local {
     pub cache: TokenCache,
     /// Connections by upstream.
     pub(super) pools: Vec<Pool>,
-    /// Requests in flight.
-    pub(super) in_flight: Flight,
-    /// The same by upstream.
-    pub(super) in_flight_at: Vec<Flight>,
+    /// What of it goes on as long as what was begun under it.
+    pub(super) journal: Rc<Journal>,
 }
 
 /// One worker thread's state.
@@ -199,17 +201,12 @@ impl Worker {
 
 impl Local {
     fn new(shared: &Arc<Shared>, snapshot: Arc<Snapshot>, flights: &Flights) -> Rc<Self> {
-        let (config, workers) = (&snapshot.config, snapshot.config.workers);
-        let at = config.upstreams.iter().map(|it| flights.at(&it.name).bounded(it.max_requests, workers));
-        let in_flight_at = at.collect();
-        let in_flight = flights.all().bounded(config.limits.requests_in_flight, workers);
         let tls = snapshot.upstream_tls.iter().map(Option::as_ref).chain(std::iter::repeat(None));
         let upstreams = snapshot.config.upstreams.iter().zip(tls).zip(&snapshot.groups);
         Rc::new(Self {
             cache: TokenCache::new(snapshot.config.token.cache_bytes),
             pools: upstreams.map(|((upstream, tls), group)| Pool::new(upstream, tls, group)).collect(),
-            in_flight,
-            in_flight_at,
+            journal: Rc::new(Journal::new(shared, &snapshot, flights)),
             shared: Arc::clone(shared),
             snapshot,
         })

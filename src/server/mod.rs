@@ -170,6 +170,8 @@ async fn work(mut orders: UnboundedReceiver<Order>, shared: Arc<Shared>, census:
             Order::Bounds(max_connections, max_handshakes) => {
                 slots.set(max_connections);
                 handshakes.set_max(max_handshakes);
+                // Comes with a reload: one that has nothing to do lets go of the old generation as well.
+                drop(worker.local());
             }
         }
     }

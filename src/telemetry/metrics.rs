@@ -8,7 +8,7 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::{Histogram, IntCounter, IntGauge, TextEncoder};
 
 use super::certificates::CertificateMetrics;
-use super::series::Series;
+use super::series::{Counted, Series};
 use super::{DecisionMetrics, KeysMetrics, Limit, LimitMetrics, RouteMetrics, StreamMetrics, UpstreamMetrics, buckets};
 use crate::revocation::{Reason, Source, TargetKind};
 use crate::token::Algorithm;
@@ -165,6 +165,7 @@ pub struct Metrics {
     refreshes: [IntCounter; RefreshResult::ALL.len()],
     sessions: [IntCounter; SessionOpening::ALL.len()],
     reloads: [IntCounter; 2],
+    generations: IntGauge,
     last_reload_successful: IntGauge,
 }
 
@@ -216,6 +217,7 @@ impl Metrics {
             sessions: SessionOpening::ALL
                 .map(|how| series.counter("sessions_opened_total", "Sessions opened.", &[("how", how.name())])),
             reloads: ["ok", "failed"].map(reloads),
+            generations: series.gauge("config_generations", "Generations of configuration that are in memory.", &[]),
             last_reload_successful,
             series,
         }
@@ -304,6 +306,12 @@ impl Metrics {
         self.sessions[how as usize].inc();
     }
 
+    /// Counts a generation of configuration until what this gives is dropped.
+    #[must_use]
+    pub fn generation(&self) -> Counted {
+        Counted::new(&self.generations)
+    }
+
     /// Counts one reload, and remembers whether it succeeded.
     pub fn reloaded(&self, ok: bool) {
         self.reloads[usize::from(!ok)].inc();
@@ -363,6 +371,8 @@ mod tests {
         RefreshResult::ALL.into_iter().for_each(|it| metrics.refreshed(it));
         metrics.refresh_reuse.inc();
         SessionOpening::ALL.into_iter().for_each(|it| metrics.session_opened(it));
+        let _generation = metrics.generation();
+        drop(metrics.generation());
         metrics.reloaded(true);
         metrics.reloaded(false);
         metrics.requests_in_flight.inc();
@@ -402,6 +412,7 @@ mod tests {
             r#"portcullis_config_reloads_total{result="ok"} 1"#,
             r#"portcullis_config_reloads_total{result="failed"} 1"#,
             "portcullis_config_last_reload_successful 0",
+            "portcullis_config_generations 1",
             "portcullis_access_log_lost_total 0",
             "portcullis_audit_errors_total 0",
             concat!("portcullis_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),

@@ -26,8 +26,9 @@ pub use keys::KeysMetrics;
 pub use limits::{Limit, LimitMetrics};
 pub use metrics::{Metrics, RefreshResult, ReissueResult, SessionOpening, StoreOperation};
 pub use route::RouteMetrics;
+pub use series::Counted;
 pub use servers::{RetryResult, ServerMetrics, ServerState};
-pub use streams::{OpenStream, StreamMetrics};
+pub use streams::StreamMetrics;
 pub use upstream::{UpstreamMetrics, UpstreamResult};
 
 /// The label value of a request that matched no route, or of a token whose issuer is not configured.

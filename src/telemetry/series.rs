@@ -10,6 +10,23 @@ use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry}
 /// Label names and values of one series.
 pub(super) type Labels<'a> = &'a [(&'static str, &'a str)];
 
+/// One of what a gauge counts, until this is dropped.
+#[derive(Debug)]
+pub struct Counted(IntGauge);
+
+impl Counted {
+    pub(super) fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// Makes series and registers them. Clones share one registry.
 #[derive(Clone, Debug)]
 pub(super) struct Series {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::{IntCounter, IntGauge};
 
-use super::series::Series;
+use super::series::{Counted, Series};
 
 /// The series of streams.
 #[derive(Debug)]
@@ -15,10 +15,6 @@ pub struct StreamMetrics {
     cut: Mutex<HashMap<&'static str, Arc<IntCounter>>>,
 }
 
-/// One stream that counts as open until this is dropped.
-#[derive(Debug)]
-pub struct OpenStream(IntGauge);
-
 impl StreamMetrics {
     pub(super) fn new(series: &Series) -> Self {
         let help = "Open tunnels, and answers that their token has held open for half a second.";
@@ -27,9 +23,8 @@ impl StreamMetrics {
 
     /// Counts one stream as open.
     #[must_use]
-    pub fn opened(&self) -> OpenStream {
-        self.open.inc();
-        OpenStream(self.open.clone())
+    pub fn opened(&self) -> Counted {
+        Counted::new(&self.open)
     }
 
     /// Counts one stream that the gateway ended. `reason` is one of ours.
@@ -40,11 +35,5 @@ impl StreamMetrics {
             Arc::new(self.series.counter("streams_cut_total", help, &[("reason", reason)]))
         });
         counter.inc();
-    }
-}
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }

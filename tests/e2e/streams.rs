@@ -216,6 +216,50 @@ fn messages_of_any_size_pass_both_ways() {
     }
 }
 
+/// What goes on holds nothing of the configuration it began under, however often that changes: no caches of tokens, and
+/// of its connections to upstreams the one that it uses.
+#[test]
+fn what_goes_on_lets_go_of_the_configuration_it_began_under() {
+    let (upstream, _) = service();
+    let mut site = site(&upstream);
+    site.set("/workers", json!(1));
+    let gateway = site.start();
+    let (admin, token) = (gateway.admin(), site.accounts.token(json!({"sub": "bob", "sid": "s-1"})));
+    let mut socket = open(&gateway, &token);
+    let mut events = listen(&gateway, &token);
+    opened(&gateway, 2);
+    let connections = |state| admin.metric("portcullis_upstream_connections", &[("state", state)]);
+    for round in 0..3 {
+        let (mut one, mut other) = (gateway.connect(), gateway.connect());
+        let plain = request("GET", "/orders", &[("Authorization", &bearer(&token))], b"");
+        assert_eq!(one.send(&plain).response().status, 200);
+        assert_eq!(other.send(&plain).response().status, 200);
+        assert!(connections("idle") >= 1.0, "{round}");
+        let path = format!("/new/{round}/");
+        site.route(
+            json!({"name": format!("new-{round}"), "match": {"path": path}, "upstream": "shop", "auth": "none"}),
+        );
+        site.write_config();
+        assert_eq!(admin.post("/v1/reload", &json!({})).json()["changed"], json!(true));
+        until("the generation before to be gone", || {
+            (admin.metric("portcullis_config_generations", &[]) == 1.0).then_some(())
+        });
+        assert_eq!((connections("idle"), connections("active")), (0.0, 2.0), "{round}");
+        assert_eq!(say(&mut socket, "still here"), "still here", "{round}");
+    }
+    until("the upstream's connections but two to end", || (upstream.open() == 2).then_some(()));
+    let since = Instant::now();
+    cut(&admin, json!({"kind": "session", "issuer": ACCOUNTS, "value": "s-1"}));
+    assert_eq!(closed(&mut socket, since), (4001, "revoked_session".to_owned()));
+    is_cut(&mut events);
+    until("both lines of the log, by the names of then", || {
+        let log = site.read("access.jsonl");
+        let lines = log.lines().filter(|line| line.contains("revoked_session"));
+        let named = lines.filter(|line| line.contains(r#""route":"shop""#) && line.contains(r#""issuer":"accounts""#));
+        (named.count() == 2).then_some(())
+    });
+}
+
 #[test]
 fn one_side_may_end_before_the_other() {
     let upstream = Upstream::scripted(|exchange| {

@@ -146,7 +146,7 @@ async fn honoured<'r>(
     let text = token.text().map_err(|_| deny(record, Denial::MultipleTokens, None))?;
     let verified = settle(snapshot, clock, record.time, |gate, now| gate.verify(text, now)).await.map_err(refuse)?;
     settle(snapshot, clock, clock.now(), |gate, now| gate.still_honoured(&verified, now)).await.map_err(refuse)?;
-    let presented = Presentation { token, sender: &record.sender(head) };
+    let presented = Presentation { token, sender: &record.sender(head, &local.snapshot) };
     let confirmed = snapshot.gate.confirm(&verified, presented, clock.now());
     confirmed.map_err(|denial| deny(record, denial, Some(verified.issuer)))?;
     Ok(verified)

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::tunnel::Tunnel;
 use super::watch::Watch;
 use crate::gate::Remembered;
-use crate::proxy::snapshot::Local;
+use crate::proxy::journal::Journal;
 
 /// What a connection comes to besides its next request: one for each HTTP/1.1 connection, and for each
 /// HTTP/2 stream.
@@ -32,7 +32,7 @@ pub struct Handover {
 struct Answer {
     /// When its token begins to hold it.
     due: Instant,
-    local: Rc<Local>,
+    journal: Rc<Journal>,
     bearer: Rc<Remembered>,
     watch: Option<Watch>,
 }
@@ -114,7 +114,7 @@ impl Handover {
     /// Lets the token hold its answer, if it does not yet. Whoever asks is woken when the answer is cut.
     pub fn hold(self: &Rc<Self>, cx: &Context<'_>) {
         let held = match &*self.answer.borrow() {
-            Some(Answer { local, bearer, watch: None, .. }) => (Rc::clone(local), Rc::clone(bearer)),
+            Some(Answer { journal, bearer, watch: None, .. }) => (Rc::clone(journal), Rc::clone(bearer)),
             Some(_) | None => return,
         };
         // It may find at once that the answer must end.
@@ -130,9 +130,9 @@ impl Handover {
     }
 
     /// An answer goes on, which its token holds from `due`.
-    pub(in crate::proxy) fn begin_answer(&self, due: Instant, local: &Rc<Local>, bearer: &Rc<Remembered>) {
-        let (local, bearer) = (Rc::clone(local), Rc::clone(bearer));
-        self.answer.replace(Some(Answer { due, local, bearer, watch: None }));
+    pub(in crate::proxy) fn begin_answer(&self, due: Instant, journal: &Rc<Journal>, bearer: &Rc<Remembered>) {
+        let (journal, bearer) = (Rc::clone(journal), Rc::clone(bearer));
+        self.answer.replace(Some(Answer { due, journal, bearer, watch: None }));
     }
 
     /// Whether the token of the answer does not allow any more of it; asked by whoever would hand it on.

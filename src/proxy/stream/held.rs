@@ -68,6 +68,8 @@ impl Held {
                 Err(stage) => return stage.denial,
             };
             let left = self.until(&snapshot).since(clock.now());
+            // It may be the last to hold it: what waits here waits for hours.
+            drop(snapshot);
             tokio::select! {
                 () = self.handle.doubted() => {}
                 () = tokio::time::sleep(pause.min(left)) => {}

@@ -79,11 +79,8 @@ impl Tunnel {
             record.reason = Some("upstream_broken");
             return;
         };
-        let (idle, stall) = {
-            let limits = &record.local.snapshot.config.limits;
-            (limits.tunnel_idle_timeout, limits.write_timeout)
-        };
-        let shared = Arc::clone(&record.local.shared);
+        let (idle, stall) = (record.journal.tunnel_idle_timeout, record.journal.write_timeout);
+        let shared = Arc::clone(&record.journal.shared);
         let open = shared.metrics.streams.opened();
         let mut pipes = Pipes::new(client, TokioIo::new(upstream), early, websocket);
         let held = record.bearer.as_ref().map(|bearer| Held::new(&shared, bearer));

@@ -12,14 +12,14 @@ use super::Handover;
 use super::held::Held;
 use crate::gate::{Denial, Remembered};
 use crate::proxy::snapshot::Shared;
-use crate::telemetry::OpenStream;
+use crate::telemetry::Counted;
 
 /// The watch over one answer. It ends with the answer.
 #[derive(Debug)]
 pub(in crate::proxy) struct Watch {
     fate: Rc<Fate>,
     task: Option<AbortHandle>,
-    _open: OpenStream,
+    _open: Counted,
 }
 
 #[derive(Debug, Default)]

@@ -257,6 +257,13 @@ impl Pool {
     }
 }
 
+/// The configuration that it is of is not in force any more, and no request is being sent under it.
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.servers.iter().for_each(|server| server.retire());
+    }
+}
+
 impl ForwardError {
     const fn result(&self) -> UpstreamResult {
         match self {

@@ -34,6 +34,8 @@ pub(super) struct ServerPool {
     opening: RefCell<Option<Rc<Opening>>>,
     /// Whether the server has chosen HTTP/1.1 when it was asked.
     declined: Cell<bool>,
+    /// Whether its configuration is not in force any more: nothing is kept for requests to come.
+    retired: Cell<bool>,
     slots: Rc<Slots>,
     connect_timeout: Duration,
     idle_timeout: Duration,
@@ -74,6 +76,7 @@ impl ServerPool {
             shared: RefCell::default(),
             opening: RefCell::default(),
             declined: Cell::default(),
+            retired: Cell::default(),
             slots: Slots::new(upstream.max_connections, line),
             connect_timeout: upstream.connect_timeout,
             idle_timeout: upstream.idle_timeout,
@@ -143,7 +146,7 @@ impl ServerPool {
     /// Keeps `connection`, idle as if since it was last heard of: after an answer that took longer than
     /// idle connections are kept, it will not be used again.
     pub(super) fn put(&self, connection: Connection, since: Instant) {
-        if self.is_old(connection.born(), since) || !self.is_listed(connection.address()) {
+        if self.retired.get() || self.is_old(connection.born(), since) || !self.is_listed(connection.address()) {
             return;
         }
         let mut idle = self.idle.borrow_mut();
@@ -154,7 +157,7 @@ impl ServerPool {
         }
     }
 
-    /// Closes every idle connection: one of them has ended under a request, and they may be of an age.
+    /// Closes every idle connection, as when one of them has ended under a request: they may be of an age.
     pub(super) fn distrust(&self) {
         let idle = std::mem::take(&mut *self.idle.borrow_mut());
         self.metrics.idle.sub(i64::try_from(idle.len()).unwrap_or(0));
@@ -181,6 +184,13 @@ impl ServerPool {
                 && self.is_listed(it.address())
                 && it.idle(now).is_none_or(|idle| idle <= self.idle_timeout)
         });
+    }
+
+    /// Lets go of every connection that no request is on; the others go with their requests.
+    pub(super) fn retire(&self) {
+        self.retired.set(true);
+        self.distrust();
+        self.shared.borrow_mut().clear();
     }
 
     fn is_old(&self, born: Instant, now: Instant) -> bool {
