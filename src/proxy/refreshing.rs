@@ -191,7 +191,7 @@ async fn take(
         let judgement = if past { Judgement::Reused } else { family.judge(token, now, grace) };
         let known = match judgement {
             Judgement::Unknown => return Err(refused(Denial::Expired).into()),
-            Judgement::Reused => return Err(Failed::Reused(reused(local, record, &family, sessions).await)),
+            Judgement::Reused => return Err(Failed::Reused(reused(local, record, (&family, &open), sessions).await)),
             Judgement::Current | Judgement::Repeated(_) => shared.registry.meet(open, now),
         };
         let access = sessions.refreshed(&family, token, known.newest_used(), now).map_err(|error| unminted(&error))?;
@@ -359,28 +359,29 @@ async fn put(local: &Local, family: &Family, revision: u64) -> Result<bool, Stor
 
 /// Ends the session of a token that was used before: it or its successor is in the wrong hands, and nobody
 /// can tell which. Returns what the request is refused with.
-async fn reused(local: &Local, record: &Record, family: &Family, sessions: &Sessions) -> Refusal {
+async fn reused(local: &Local, record: &Record, (family, open): (&Family, &Open), sessions: &Sessions) -> Refusal {
     let shared = &local.shared;
     let refusal = refused(Denial::Revoked(TargetKind::Session));
     // Of several at once, the first one ends it.
     if !shared.families.begin_ending(&family.session) {
         return refusal;
     }
-    let turn = Turn { local, session: &family.session, done: false };
+    let _turn = Turn { local, session: &family.session };
+    // Whoever had the turn before may have ended it since this one was found to be in good standing. An end that
+    // was lifted is none: then this is another theft.
+    if local.snapshot.gate.session_standing(open).is_err() {
+        return refusal;
+    }
     shared.metrics.refresh_reuse.inc();
     let target = Target::new(TargetKind::Session, sessions.issuer(), &*family.session);
     let request = Request::new(target, Reason::SessionReuse, family.subject.as_str(), Source::Gateway);
     match ending::end_all(local, record, vec![request], "session_reuse").await {
         Ok(()) => {
-            turn.end();
             shared.registry.remove(&family.subject, &family.session);
             refusal
         }
         // In force, though not on disk.
-        Err(Refusal::StoreNotDurable) => {
-            turn.end();
-            refusal
-        }
+        Err(Refusal::StoreNotDurable) => refusal,
         Err(_) => Refusal::NoToken(TokenRefusal::Unavailable),
     }
 }
@@ -391,24 +392,15 @@ fn is_same_scope(one: &str, other: &str) -> bool {
     set(one) == set(other)
 }
 
-/// Whoever ends a session, unless it comes to nothing: then it is another's turn.
+/// Whoever ends a session, until that is in force or has come to nothing.
 struct Turn<'a> {
     local: &'a Local,
     session: &'a str,
-    done: bool,
-}
-
-impl Turn<'_> {
-    fn end(mut self) {
-        self.done = true;
-    }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        if !self.done {
-            self.local.shared.families.lives_on(self.session);
-        }
+        self.local.shared.families.end_turn(self.session);
     }
 }
 

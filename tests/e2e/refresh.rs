@@ -280,6 +280,29 @@ fn ten_thieves_at_once_are_one_line_and_a_grandparent_ends_it_within_the_grace()
     assert_eq!(thefts(&site), 1);
 }
 
+/// An operator may take back the end of a session. Whoever brings a used token again is as good a reason as before.
+#[test]
+fn a_session_that_was_restored_ends_again_with_the_next_reuse() {
+    let upstream = service();
+    let site = refreshing(&upstream, "60s");
+    let gateway = site.start();
+    let admin = gateway.admin();
+    let first = open(&site, &gateway);
+    let third = refreshed(&gateway, &refreshed(&gateway, &first.refresh).refresh);
+    for count in 1..=3 {
+        refused(&gateway, &first.refresh);
+        assert_eq!(gateway.get_as("/orders", &third.access).reason(), "revoked_session", "{count}");
+        assert_eq!(thefts(&site), count);
+        let records = admin.get("/v1/revocations?kind=session").json();
+        for record in records["items"].as_array().unwrap() {
+            let lifted = admin.delete(&format!("/v1/revocations/{}?restore=true", record["id"].as_str().unwrap()));
+            assert!(lifted.status < 300, "{lifted:?}");
+        }
+        assert_eq!(gateway.get_as("/orders", &third.access).status, 200, "{count}");
+    }
+    refreshed(&gateway, &third.refresh);
+}
+
 #[test]
 fn what_ends_a_session_ends_its_refresh_token() {
     let upstream = service();

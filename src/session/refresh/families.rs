@@ -91,8 +91,8 @@ impl Families {
         self.lock().by_session.get_mut(session).is_none_or(|seen| !std::mem::replace(&mut seen.ending, true))
     }
 
-    /// It was not ended after all.
-    pub fn lives_on(&self, session: &str) {
+    /// It is ended, or was not after all: whoever comes next finds out which.
+    pub fn end_turn(&self, session: &str) {
         if let Some(seen) = self.lock().by_session.get_mut(session) {
             seen.ending = false;
         }

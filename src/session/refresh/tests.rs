@@ -186,7 +186,7 @@ fn a_node_knows_how_far_a_family_has_come() {
     assert!(!families.is_past(&second) && !families.is_past(&third));
     let session = &*family.session;
     assert!(families.begin_ending(session) && !families.begin_ending(session), "one theft, one line");
-    families.lives_on(session);
+    families.end_turn(session);
     assert!(families.begin_ending(session));
 }
 
