@@ -190,8 +190,7 @@ impl Body for RequestBody {
                             let (Some(cleaner), Ok(mut trailers)) = (&this.trailers, frame.into_trailers()) else {
                                 continue;
                             };
-                            cleaner.clean(&mut trailers, false);
-                            headers::clean_trailers(&mut trailers);
+                            cleaner.clean_trailers(&mut trailers);
                             progress.complete.set(true);
                             this.incoming = None;
                             return Poll::Ready(Some(Ok(Frame::trailers(trailers))));

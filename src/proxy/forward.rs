@@ -37,6 +37,7 @@ pub(super) async fn forward(
     let began = Instant::now();
     let until = route.timeout.map(|timeout| began + timeout);
     let is_safe = request.method().is_safe();
+    let takes_trailers = request.headers().contains_key(header::TE);
     let still = || passage.bearer().is_none_or(|bearer| Held::new(&local.shared, bearer).check().is_ok());
     let terms = Terms { preserve_host: route.preserve_host, upgrades: upgrade.is_some(), still: &still };
     let sending = pool.send(request, terms, began);
@@ -67,7 +68,7 @@ pub(super) async fn forward(
         return Err(Refusal::UpstreamBroken);
     }
     let patience = snapshot.config.upstreams.get(route.upstream).map_or(Duration::MAX, |it| it.response_timeout);
-    Ok((Forwarded::new(response, lease, patience, until)?, passage))
+    Ok((Forwarded::new(response, lease, patience, until, takes_trailers)?, passage))
 }
 
 /// A response to be handed on, with its head cleaned.
@@ -84,6 +85,7 @@ impl Forwarded {
         mut lease: Lease,
         patience: Duration,
         until: Option<Instant>,
+        takes_trailers: bool,
     ) -> Result<Self, Refusal> {
         let (mut head, incoming) = response.into_parts();
         let hop = HopByHop::of(&head.headers);
@@ -91,7 +93,12 @@ impl Forwarded {
             lease.failed_broken();
             return Err(Refusal::UpstreamBroken);
         }
+        let announced =
+            if takes_trailers && hop.has_trailer() { headers::announced(&head.headers, |_| false) } else { None };
         hop.remove(&mut head.headers);
+        if let Some(announced) = announced {
+            head.headers.insert(header::TRAILER, announced);
+        }
         if let Some(length) = http_body::Body::size_hint(&incoming).exact()
             && !http_body::Body::is_end_stream(&incoming)
         {

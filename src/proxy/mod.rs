@@ -61,7 +61,7 @@ use self::stream::Upgrade;
 pub use self::stream::{Handover, Tunnel};
 use self::target::Target;
 pub use self::upstream::{Checks, ContentError, Group, ServerView, UpstreamTls, UpstreamTlsError};
-use crate::config::{Protocol, Route};
+use crate::config::Route;
 use crate::gate::{Denial, Passage, Permit, Requirement};
 use crate::telemetry::Limit;
 
@@ -208,14 +208,10 @@ async fn pass(
     }
     let from = std::mem::replace(&mut head.version, Version::HTTP_11);
     let fields = &mut head.headers;
+    let announced = if has_body && length.is_none() { snapshot.cleaner.announced(fields) } else { None };
     let kept = snapshot.cleaner.clean(fields, trusted);
-    if kept.takes_trailers
-        && from == Version::HTTP_2
-        && snapshot.config.upstreams.get(route.upstream).is_some_and(|it| it.protocol != Protocol::Http1)
-    {
-        fields.insert(header::TE, HeaderValue::from_static("trailers"));
-        // What becomes of it is known once there is a connection.
-        head.version = Version::HTTP_2;
+    if kept.takes_trailers && (kept.names_te || from == Version::HTTP_2) && upgrade.is_none() {
+        headers::take_trailers(fields);
     }
     if let Some(sessions) = &snapshot.sessions {
         refreshing::strip(sessions, fields);
@@ -238,13 +234,16 @@ async fn pass(
     } else if has_body {
         // Said outright, because a GET is not expected to have a body.
         fields.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        if let Some(announced) = announced {
+            fields.insert(header::TRAILER, announced);
+        }
     }
     if let Some(upgrade) = &upgrade {
         upgrade.announce(fields);
     }
     let pace = Pace::new(&snapshot.config.limits, record.started);
     let mut body = RequestBody::new(incoming, route.max_body, pace);
-    if snapshot.config.upstreams.get(route.upstream).is_some_and(|it| it.protocol != Protocol::Http1) {
+    if has_body {
         body = body.with_trailers(&snapshot.cleaner);
     }
     record.body = body.progress();

@@ -127,7 +127,7 @@ impl Snapshot {
         let issuers = gate.issuers().iter().map(|issuer| issuer.name.as_str()).chain([NONE]);
         Self {
             routes: RouteTable::new(&config.routes),
-            cleaner: Arc::new(Cleaner::new(mappings.iter().chain([&config.identity]))),
+            cleaner: Arc::new(Cleaner::new(mappings.iter().chain([&config.identity]), &config.token.from)),
             route_metrics: routes.map(|name| metrics.route(name)).collect(),
             decision_metrics: issuers.map(|name| metrics.issuer(name)).collect(),
             upstream_metrics,

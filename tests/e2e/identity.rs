@@ -96,6 +96,7 @@ fn trailers_do_not_smuggle_identity() {
     assert_eq!(connection.response().status, 200);
     let recorded = upstream.take_one();
     assert_eq!((recorded.body.as_slice(), recorded.trailers.as_slice()), (b"hello".as_slice(), [].as_slice()));
+    assert_eq!(recorded.header("trailer"), None);
 }
 
 #[test]

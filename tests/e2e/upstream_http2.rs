@@ -330,7 +330,8 @@ fn a_server_that_answers_no_ping_is_given_up() {
 fn trailers_do_not_keep_a_client_of_http1_from_the_body() {
     let upstream = Multiplex::scripted(None, |request, mut respond| async move {
         let body = read(request.into_body()).await;
-        let mut stream = respond.send_response(Response::new(()), false).unwrap();
+        let announced = Response::builder().header("trailer", "grpc-status").body(()).unwrap();
+        let mut stream = respond.send_response(announced, false).unwrap();
         stream.send_data(body, false).unwrap();
         let mut trailers = http::HeaderMap::new();
         trailers.insert("grpc-status", "0".parse().unwrap());
@@ -338,9 +339,13 @@ fn trailers_do_not_keep_a_client_of_http1_from_the_body() {
     });
     let gateway = before(&upstream.url(), "http2").start();
     for _ in 0..2 {
-        assert_eq!(gateway.send("POST", "/public/", &[], b"hello").text(), "hello");
+        let response = gateway.send("POST", "/public/", &[], b"hello");
+        assert_eq!((response.text().as_str(), response.trailers.len()), ("hello", 0));
     }
-    assert_eq!(counted(&gateway, "answered"), 2.0);
+    let takes = [("TE", "trailers"), ("Connection", "TE")];
+    let response = gateway.send("POST", "/public/", &takes, b"hello");
+    assert_eq!((response.text().as_str(), response.trailers), ("hello", vec!["grpc-status: 0".to_owned()]));
+    assert_eq!(counted(&gateway, "answered"), 3.0);
 }
 
 #[test]

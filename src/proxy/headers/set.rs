@@ -52,6 +52,12 @@ pub(in crate::proxy) fn set_forwarding(
     headers.insert(X_REQUEST_ID, request_id.clone());
 }
 
+/// Says that trailers are taken (RFC 9110 §10.1.4), to this connection, as HTTP/1.1 wants it.
+pub(in crate::proxy) fn take_trailers(headers: &mut HeaderMap) {
+    headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("TE"));
+}
+
 /// A trusted proxy's request id, if it is a sensible one.
 #[must_use]
 pub(in crate::proxy) fn request_id(headers: &HeaderMap, trusted: bool) -> Option<HeaderValue> {

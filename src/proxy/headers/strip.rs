@@ -25,6 +25,7 @@ static HOP_BY_HOP: [HeaderName; 9] = [
 const CONNECTION: usize = 0;
 const TRANSFER_ENCODING: usize = 1;
 const TE: usize = 4;
+const TRAILER: usize = 5;
 
 /// Fields by which a proxy says whom it speaks for; believed from trusted proxies only.
 const FORWARDING: [&str; 7] = [
@@ -70,6 +71,8 @@ pub(in crate::proxy) struct Cleaner {
     refused: Names,
     /// Names let through from trusted proxies in their exact spelling.
     forwarding: Names,
+    /// Names of fields that tokens are read from.
+    tokens: Names,
 }
 
 /// Folded names, in order.
@@ -108,12 +111,17 @@ pub(in crate::proxy) struct Kept {
     pub(in crate::proxy) proof: bool,
     /// Not kept, but said: that the client takes trailers (`TE`, RFC 9110 §10.1.4).
     pub(in crate::proxy) takes_trailers: bool,
+    /// That it has said so to this connection, as HTTP/1.1 wants it.
+    pub(in crate::proxy) names_te: bool,
 }
 
 impl Cleaner {
-    /// A cleaner that knows every identity header any of `mappings` may set.
+    /// A cleaner that knows every identity header any of `mappings` may set, and where `tokens` may be.
     #[must_use]
-    pub(in crate::proxy) fn new<'a>(mappings: impl IntoIterator<Item = &'a Identity>) -> Self {
+    pub(in crate::proxy) fn new<'a>(
+        mappings: impl IntoIterator<Item = &'a Identity>,
+        tokens: &'a [TokenPlace],
+    ) -> Self {
         let identity = mappings.into_iter().flat_map(|mapping| {
             mapping.headers.iter().map(|(name, _)| name).chain(&mapping.account).map(HeaderName::as_str)
         });
@@ -129,7 +137,11 @@ impl Cleaner {
         for other in 0..=255_u8 {
             suspect[usize::from(other)] |= !other.is_ascii_alphanumeric();
         }
-        Self { suspect, refused, forwarding }
+        let tokens = Names::new(tokens.iter().filter_map(|place| match place {
+            TokenPlace::Header(name) => Some(name.as_str()),
+            TokenPlace::Cookie(_) => None,
+        }));
+        Self { suspect, refused, forwarding, tokens }
     }
 
     /// Removes hop-by-hop fields, what `Connection` names (but not `Host`: no upstream is asked without
@@ -157,8 +169,29 @@ impl Cleaner {
             headers.remove(name);
         }
         kept.takes_trailers = hop.found & 1 << TE != 0 && takes_trailers(headers);
+        kept.names_te = kept.takes_trailers && names_te(headers);
         hop.remove(headers);
         kept
+    }
+
+    /// Removes from the trailers of a request what an upstream that puts them into the head must not take for it.
+    pub(in crate::proxy) fn clean_trailers(&self, trailers: &mut HeaderMap) {
+        let gone: Vec<_> = trailers.keys().filter(|name| self.is_refused_behind(name)).cloned().collect();
+        for name in gone {
+            trailers.remove(name);
+        }
+        clean_trailers(trailers);
+    }
+
+    /// What `Trailer` may announce of a request, as [`announced`].
+    pub(in crate::proxy) fn announced(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        announced(headers, |name| self.is_refused_behind(name))
+    }
+
+    /// Whether a field of this name does not go upstream behind a body, whoever sends it.
+    fn is_refused_behind(&self, name: &HeaderName) -> bool {
+        let name = name.as_str();
+        self.refused.has(name) || self.forwarding.has(name) || self.tokens.has(name)
     }
 }
 
@@ -168,9 +201,16 @@ fn takes_trailers(headers: &HeaderMap) -> bool {
     codings.map(<[u8]>::trim_ascii).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
 }
 
+/// Whether `Connection` names `TE`.
+fn names_te(headers: &HeaderMap) -> bool {
+    let options = headers.get_all(header::CONNECTION).iter();
+    let mut options = options.flat_map(|field| field.as_bytes().split(|byte| *byte == b','));
+    options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"te"))
+}
+
 /// Fields that mean nothing, or something else, behind a body (RFC 9110 §6.5.1): whoever puts trailers into the
 /// head must not be told by them how to read it, whom to believe, or what to store.
-const NO_TRAILERS: [HeaderName; 19] = [
+const NO_TRAILERS: [HeaderName; 22] = [
     header::AGE,
     header::AUTHORIZATION,
     header::CACHE_CONTROL,
@@ -178,9 +218,11 @@ const NO_TRAILERS: [HeaderName; 19] = [
     header::DATE,
     header::EXPECT,
     header::EXPIRES,
+    header::FROM,
     header::HOST,
     header::LOCATION,
     header::MAX_FORWARDS,
+    header::ORIGIN,
     header::PRAGMA,
     header::RANGE,
     header::RETRY_AFTER,
@@ -188,6 +230,7 @@ const NO_TRAILERS: [HeaderName; 19] = [
     header::SET_COOKIE,
     header::STRICT_TRANSPORT_SECURITY,
     header::VARY,
+    header::VIA,
     header::WARNING,
     header::WWW_AUTHENTICATE,
 ];
@@ -195,15 +238,33 @@ const NO_TRAILERS: [HeaderName; 19] = [
 /// Removes from trailers what only a head may say, and what is the gateway's own word.
 pub(in crate::proxy) fn clean_trailers(trailers: &mut HeaderMap) {
     HopByHop::of(trailers).remove(trailers);
-    let is_of_head = |name: &HeaderName| {
-        let text = name.as_str();
-        let own = ["content-", "x-session-", "access-control-"].iter().any(|prefix| text.starts_with(prefix));
-        own || text == "clear-site-data" || NO_TRAILERS.contains(name)
-    };
     let gone: Vec<_> = trailers.keys().filter(|name| is_of_head(name)).cloned().collect();
     for name in gone {
         trailers.remove(name);
     }
+}
+
+/// Whether a field of this name is for a head alone.
+fn is_of_head(name: &HeaderName) -> bool {
+    const PREFIXES: [&str; 6] = ["access-control-", "content-", "if-", "proxy-", "sec-", "x-session-"];
+    const NAMES: [&str; 5] = ["clear-site-data", "dpop", "traceparent", "tracestate", "x-request-id"];
+    let text = name.as_str();
+    PREFIXES.iter().any(|prefix| text.starts_with(prefix)) || NAMES.contains(&text) || NO_TRAILERS.contains(name)
+}
+
+/// What `Trailer` says will come behind the body (RFC 9110 §6.6.2), of what may: but for that HTTP/1.1 would
+/// carry none of it. `None`: nothing.
+pub(in crate::proxy) fn announced(
+    headers: &HeaderMap,
+    is_refused: impl Fn(&HeaderName) -> bool,
+) -> Option<HeaderValue> {
+    let fields = headers.get_all(header::TRAILER).iter();
+    let names = fields.flat_map(|field| field.as_bytes().split(|byte| *byte == b','));
+    let names = names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
+    let may_come = |name: &HeaderName| !HOP_BY_HOP.contains(name) && !is_of_head(name) && !is_refused(name);
+    let names: Vec<_> = names.filter(may_come).collect();
+    let names: Vec<_> = names.iter().map(HeaderName::as_str).collect();
+    if names.is_empty() { None } else { HeaderValue::try_from(names.join(", ")).ok() }
 }
 
 /// The hop-by-hop fields that a head has (RFC 9110 §7.6.1), found while its names are gone through.
@@ -231,7 +292,7 @@ impl HopByHop {
             header::PROXY_AUTHENTICATE => 2,
             header::PROXY_AUTHORIZATION => 3,
             header::TE => TE,
-            header::TRAILER => 5,
+            header::TRAILER => TRAILER,
             header::UPGRADE => 6,
             _ if *name == KEEP_ALIVE => 7,
             _ if *name == PROXY_CONNECTION => 8,
@@ -244,6 +305,11 @@ impl HopByHop {
     /// Whether `Transfer-Encoding` is one of them.
     pub(in crate::proxy) const fn has_transfer_encoding(self) -> bool {
         self.found & 1 << TRANSFER_ENCODING != 0
+    }
+
+    /// Whether `Trailer` is one of them.
+    pub(in crate::proxy) const fn has_trailer(self) -> bool {
+        self.found & 1 << TRAILER != 0
     }
 
     /// Removes them, and what `Connection` names.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::set::claim_value;
 use super::*;
-use crate::config::Identity;
+use crate::config::{Identity, TokenPlace};
 
 fn map(fields: &[(&str, &str)]) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -18,10 +18,11 @@ fn map(fields: &[(&str, &str)]) -> HeaderMap {
 
 fn cleaner() -> Cleaner {
     let header = HeaderName::from_static("x-auth-request-user");
-    Cleaner::new([&Identity {
+    let identity = Identity {
         headers: vec![(header, "sub".to_owned())],
         account: Some(HeaderName::from_static("remote-account")),
-    }])
+    };
+    Cleaner::new([&identity], &[TokenPlace::Header(HeaderName::from_static("x-api-token"))])
 }
 
 #[test]
@@ -39,6 +40,55 @@ fn every_spelling_of_an_identity_field_is_removed() {
         let mut headers = map(&[(spelling, "admin"), ("accept", "*/*")]);
         cleaner().clean(&mut headers, true);
         assert_eq!(headers.len(), 1, "{spelling}");
+    }
+}
+
+#[test]
+fn a_trailer_says_nothing_that_is_for_a_head() {
+    let refused = [
+        "Content-Length",
+        "Transfer-Encoding",
+        "Host",
+        "Trailer",
+        "Connection",
+        "Keep-Alive",
+        "TE",
+        "Upgrade",
+        "Range",
+        "If-Match",
+        "Cache-Control",
+        "Expect",
+        "Authorization",
+        "Proxy-Authorization",
+        "Cookie",
+        "Set-Cookie",
+        "DPoP",
+        "Content-Type",
+        "Content-Encoding",
+        "X-Auth-Request-User",
+        "x_auth_request_user",
+        "Remote-Account",
+        "X-Forwarded-For",
+        "x_forwarded_for",
+        "Forwarded",
+        "Client-Cert",
+        "X-Real-IP",
+        "X-Api-Token",
+        "x_api_token",
+        "X-Session-Grant",
+        "X-Request-Id",
+        "traceparent",
+        "Via",
+        "Origin",
+        "X-Original-URL",
+    ];
+    for name in refused {
+        let mut trailers = map(&[(name, "1"), ("x-sum", "2")]);
+        cleaner().clean_trailers(&mut trailers);
+        assert_eq!(trailers, map(&[("x-sum", "2")]), "{name}");
+        let announced = cleaner().announced(&map(&[("trailer", name), ("trailer", "a b, , X-Sum")]));
+        assert_eq!(announced.unwrap(), "x-sum", "{name}");
+        assert_eq!(cleaner().announced(&map(&[("trailer", name)])), None, "{name}");
     }
 }
 

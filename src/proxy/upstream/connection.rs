@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use http::{Request, Response, header};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -221,14 +221,11 @@ impl Connection {
     /// Why there is no response; with the request if none of it was written.
     pub(super) async fn exchange(
         &mut self,
-        mut request: Box<Request<RequestBody>>,
+        request: Box<Request<RequestBody>>,
         progress: Option<&Progress>,
         patience: Patience,
     ) -> Result<Response<Incoming>, Unanswered> {
         let Self { sender, late, .. } = self;
-        if request.version() == http::Version::HTTP_2 {
-            for_http1(&mut request);
-        }
         match wait(sender.try_send_request(*request), progress, patience, late).await {
             Some(Ok(response)) => Ok(response),
             Some(Err(mut error)) => {
@@ -240,12 +237,6 @@ impl Connection {
             None => Err(Unanswered { error: ForwardError::TimedOut, unsent: None, kept: false }),
         }
     }
-}
-
-/// Makes a request that was meant for HTTP/2 one of HTTP/1.1.
-fn for_http1(request: &mut Request<RequestBody>) {
-    *request.version_mut() = http::Version::HTTP_11;
-    request.headers_mut().remove(header::TE);
 }
 
 /// Waits until `sending` is done; `None` when that takes too long.
