@@ -51,13 +51,19 @@ pub(super) enum Spoken {
     Http2,
 }
 
+/// Serves a connection until it ends, or is ended.
 pub(super) async fn connection(stream: TcpStream, address: SocketAddr, slot: Slot, door: Rc<Door>) {
+    door.ending.bound(served(stream, address, &door)).await;
+    drop(slot);
+}
+
+async fn served(stream: TcpStream, address: SocketAddr, door: &Rc<Door>) {
     // Without it an answer in two writes waits for a delayed acknowledgement.
     if stream.set_nodelay(true).is_err() {
         return;
     }
     match door.entrance.identity() {
-        None => in_clear(stream, Peer::new(address.ip()), &door).await,
+        None => in_clear(stream, Peer::new(address.ip()), door).await,
         Some(identity) => {
             let patience = door.limits().handshake_timeout;
             // Boxed: it is over soon, and must not make the connection larger for as long as that lasts.
@@ -74,14 +80,13 @@ pub(super) async fn connection(stream: TcpStream, address: SocketAddr, slot: Slo
                     let chosen = tls::protocol_of(&stream);
                     let stream = Patient::new(stream, Vec::new(), door.limits().write_timeout);
                     match chosen {
-                        Spoken::Http1 => http1::exchanges(stream, peer, &door).await,
-                        Spoken::Http2 => http2::exchanges(stream, peer, &door).await,
+                        Spoken::Http1 => http1::exchanges(stream, peer, door).await,
+                        Spoken::Http2 => http2::exchanges(stream, peer, door).await,
                     }
                 }
             }
         }
     }
-    drop(slot);
 }
 
 /// Serves a connection without TLS: HTTP/1.1, or HTTP/2 where the listener says so and the client begins it.

@@ -4,7 +4,8 @@
 //! timer a request.
 
 use std::cell::Cell;
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -14,11 +15,13 @@ use hyper::rt::{Sleep, Timer};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-/// Whether a worker has begun to end, as its connections hear of it.
+/// Whether a worker, or one of its listeners, has begun to end, as its connections hear of it.
 #[derive(Debug, Default)]
 pub(super) struct Ending {
     begun: Cell<bool>,
     news: Notify,
+    over: Cell<bool>,
+    last: Notify,
 }
 
 impl Ending {
@@ -26,6 +29,26 @@ impl Ending {
     pub(super) fn begin(&self) {
         self.begun.set(true);
         self.news.notify_waiters();
+    }
+
+    /// Ends every connection that is still there.
+    pub(super) fn end(&self) {
+        self.over.set(true);
+        self.last.notify_waiters();
+    }
+
+    /// Runs `work`, but no longer than until [`Self::end`].
+    pub(super) async fn bound(&self, work: impl Future<Output = ()>) {
+        let (mut work, mut last) = (pin!(work), pin!(self.last.notified()));
+        let mut asked = false;
+        poll_fn(|cx| {
+            if !std::mem::replace(&mut asked, true) {
+                // Its answer is `over` itself, which is set before anybody is woken.
+                let _ = last.as_mut().poll(cx);
+            }
+            if self.over.get() { Poll::Ready(()) } else { work.as_mut().poll(cx) }
+        })
+        .await;
     }
 
     /// A connection's ear for it.
@@ -131,8 +154,6 @@ impl Drop for Awaited {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
-
     use super::*;
 
     #[tokio::test]
@@ -148,6 +169,17 @@ mod tests {
         assert_eq!(heard, 2);
         let mut late = ending.listener();
         assert!(poll_fn(|cx| Poll::Ready(late.hears(cx))).await, "who comes later hears it at once");
+    }
+
+    #[tokio::test]
+    async fn what_is_bound_ends_by_itself_or_with_everything() {
+        let ending = Ending::default();
+        ending.bound(async {}).await;
+        tokio::join!(ending.bound(std::future::pending()), async {
+            tokio::task::yield_now().await;
+            ending.end();
+        });
+        ending.bound(std::future::pending()).await;
     }
 
     #[tokio::test(start_paused = true)]

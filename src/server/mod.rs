@@ -115,6 +115,13 @@ impl Workers {
     }
 }
 
+/// Ends what is left of a listener that is not wanted any more, when it has had its time.
+async fn end(door: Rc<Door>) {
+    let patience = door.worker.local().snapshot.config.shutdown.drain_timeout;
+    tokio::time::sleep(patience).await;
+    door.ending.end();
+}
+
 /// A listener that a worker accepts from.
 struct Open {
     door: Rc<Door>,
@@ -164,6 +171,7 @@ async fn work(mut orders: UnboundedReceiver<Order>, shared: Arc<Shared>, census:
                 if !stays {
                     it.stop.cancel();
                     it.door.ending.begin();
+                    tokio::task::spawn_local(end(Rc::clone(&it.door)));
                 }
                 stays
             }),

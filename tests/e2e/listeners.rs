@@ -1,13 +1,15 @@
 //! Listeners come and go by reload, and the others do not notice.
 
+use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::support::client::NoAnswer;
-use crate::support::{Connection, Gateway, Latch, Response, Site, Upstream, request, until};
+use crate::support::http2::{Frames, HEADERS, WHOLE, get};
+use crate::support::{Connection, Gateway, Latch, Response, Site, Upstream, bearer, request, until};
 
 fn reload(site: &Site, gateway: &Gateway) -> Response {
     site.write_config();
@@ -64,6 +66,47 @@ fn a_listener_comes_and_goes_and_finishes_what_it_began() {
     let response = running.response();
     assert_eq!((response.status, response.header("connection")), (200, Some("close")));
     assert_eq!(kept.send(&request("GET", "/public/", &[], b"")).response().status, 200, "the other one goes on");
+}
+
+/// What would go on for ever has as long as it has at a restart; nothing of another listener ends with it.
+#[test]
+fn what_is_left_of_a_listener_that_went_ends_in_time() {
+    let (upstream, _) = crate::streams::service();
+    let mut site = crate::streams::with_upgrades(Site::new(&upstream));
+    site.set("/shutdown/drain_timeout", json!("1s"));
+    site.config["listeners"] =
+        json!([{"address": "127.0.0.1:0", "h2c": true}, {"address": "127.0.0.1:0", "h2c": true}]);
+    let gateway = site.start();
+    let open = listeners(&gateway);
+    let token = bearer(&site.accounts.token_of("bob"));
+    let events = |address| {
+        let mut connection = Connection::open(address);
+        connection.send(&request("GET", "/events", &[("Authorization", &token)], b""));
+        assert!(connection.read_head().unwrap().starts_with(b"HTTP/1.1 200"));
+        connection
+    };
+    let (mut stays, mut goes) = (events(open[0]), events(open[1]));
+    let mut frames = Frames::open(open[1]);
+    assert!(frames.send(HEADERS, WHOLE, 1, &get("/events", &[("authorization", &token)])));
+    assert!(frames.find(|frame| frame.kind == HEADERS).is_some());
+    let held = |count: f64| {
+        let open = || (gateway.admin().metric("portcullis_streams_open", &[]) == count).then_some(());
+        until(&format!("{count} streams to be open"), open);
+    };
+    held(3.0);
+    let began = Instant::now();
+    site.config["listeners"] = json!([{"address": "127.0.0.1:0", "h2c": true}]);
+    assert_eq!(reload(&site, &gateway).status, 200);
+    let mut rest = Vec::new();
+    let _ = goes.stream().read_to_end(&mut rest);
+    assert!(!rest.ends_with(b"0\r\n\r\n"), "cut, and not ended");
+    while frames.next().is_some() {}
+    assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
+    held(1.0);
+    stays.stream().set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+    let mut piece = [0; 256];
+    let end = std::iter::repeat_with(|| stays.stream().read(&mut piece)).find(|read| !matches!(read, Ok(1..)));
+    assert_eq!(end.unwrap().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "the other one goes on");
 }
 
 #[test]
