@@ -5,11 +5,15 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
+mod grpc;
+#[cfg(test)]
+mod tests;
 mod token;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 
+pub(super) use self::grpc::is_call as is_grpc_call;
 pub use self::token::TokenRefusal;
 use super::path::PathError;
 use crate::gate::{Denial, ProofFault};
@@ -87,6 +91,8 @@ pub struct Context<'a> {
     pub proof_algorithms: &'a str,
     /// The request's id.
     pub request_id: &'a str,
+    /// Whether the request is a call of gRPC, which is answered in its words.
+    pub is_grpc: bool,
 }
 
 impl From<Denial> for Refusal {
@@ -260,6 +266,9 @@ impl Refusal {
         }
         if self.closes() {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if context.is_grpc {
+            return grpc::response(self.status(), self.reason(), self.detail(), headers);
         }
         problem(self.status(), self.reason(), self.detail(), context.request_id, headers)
     }
@@ -439,109 +448,3 @@ pub(super) fn wrong_method(method: &Method, allowed: &'static str) -> Option<Ref
 
 /// Names that answers to browsers expose.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::revocation::TargetKind;
-
-    fn answered(refusal: &Refusal) -> (u16, Option<String>, String) {
-        let response =
-            refusal.response(Context { realm: "shop \"1\"", proof_algorithms: "ES256 EdDSA", request_id: "r1" });
-        let challenge = response.headers().get(header::WWW_AUTHENTICATE).map(|it| it.to_str().unwrap().to_owned());
-        (response.status().as_u16(), challenge, String::from_utf8(response.body().to_vec()).unwrap())
-    }
-
-    #[test]
-    fn every_denial_has_its_status_and_challenge_to_the_byte() {
-        let described = |text: &str| {
-            Some(format!(r#"Bearer realm="shop \"1\"", error="invalid_token", error_description="{text}""#))
-        };
-        let unbound = |text: &str| described(text).map(|text| format!(r#"{text}, DPoP algs="ES256 EdDSA""#));
-        let bare = Some(r#"Bearer realm="shop \"1\"", error="invalid_token""#.to_owned());
-        let invalid = Some(r#"Bearer realm="shop \"1\"", error="invalid_request""#.to_owned());
-        let scope = Some(r#"Bearer realm="shop \"1\"", error="insufficient_scope", scope="a b""#.to_owned());
-        let stepping = |parameters: &str| {
-            Some(format!(r#"Bearer realm="shop \"1\"", error="insufficient_user_authentication", {parameters}"#))
-        };
-        let step_up =
-            |max_age, acr: &str| Denial::InsufficientUserAuthentication { max_age, acr_values: acr.to_owned() };
-        let claim = Some(r#"Bearer realm="shop \"1\"", error="insufficient_scope""#.to_owned());
-        for (denial, status, challenge) in [
-            (Denial::MissingToken, 401, Some(r#"Bearer realm="shop \"1\"""#.to_owned())),
-            (Denial::MultipleTokens, 400, invalid),
-            (Denial::MalformedToken, 401, bare.clone()),
-            (Denial::TokenTooLarge, 401, bare),
-            (Denial::AlgNotAllowed, 401, described("the signature algorithm is not allowed")),
-            (Denial::TypNotAllowed, 401, described("the token type is not allowed")),
-            (Denial::CritNotSupported, 401, described("the token needs an extension that is not supported")),
-            (Denial::IssuerNotAllowed, 401, described("the issuer is not known")),
-            (Denial::UnknownKey, 401, described("the signing key is not known")),
-            (Denial::BadSignature, 401, described("the signature does not verify")),
-            (Denial::MissingClaim, 401, described("a required claim is missing")),
-            (Denial::MalformedClaim, 401, described("a claim is malformed")),
-            (Denial::AudienceNotAllowed, 401, described("the token is meant for another audience")),
-            (Denial::Expired, 401, described("the token has expired")),
-            (Denial::NotYetValid, 401, described("the token is not valid yet")),
-            (Denial::IssuedInFuture, 401, described("the token was issued in the future")),
-            (Denial::LifetimeTooLong, 401, described("the token lives too long")),
-            (Denial::Revoked(TargetKind::Subject), 401, described("the token was revoked")),
-            (Denial::SessionTooOld, 401, described("a new login is needed")),
-            (Denial::InsufficientScope("a b".to_owned()), 403, scope),
-            (Denial::ClaimMismatch, 403, claim),
-            (step_up(Some(300), ""), 401, stepping(r#"max_age="300""#)),
-            (step_up(None, "mfa"), 401, stepping(r#"acr_values="mfa""#)),
-            (step_up(Some(0), "phr \"x\""), 401, stepping(r#"max_age="0", acr_values="phr \"x\"""#)),
-            (
-                Denial::InvalidProof(ProofFault::Used),
-                401,
-                Some(r#"DPoP error="invalid_dpop_proof", algs="ES256 EdDSA""#.to_owned()),
-            ),
-            (Denial::BoundTokenAsBearer, 401, unbound("the token is bound to a key: it is no bearer token")),
-            (Denial::TokenNotBound, 401, unbound("the token must be bound to its holder, and is not")),
-            (Denial::CertificateMismatch, 401, described("the token is bound to another client certificate")),
-            (Denial::ProofsExhausted, 503, None),
-            (Denial::CrossSite, 403, None),
-            (Denial::KeysUnavailable, 503, None),
-        ] {
-            let (found, told, body) = answered(&Refusal::Denied(denial.clone()));
-            assert_eq!((found, told), (status, challenge), "{denial:?}");
-            assert!(body.contains(&format!(r#""reason":"{}""#, denial.reason())), "{body}");
-        }
-    }
-
-    #[test]
-    fn a_problem_is_told_to_the_byte() {
-        let (_, _, body) = answered(&Refusal::NoRoute);
-        let wanted = r#"{"type":"about:blank","title":"Not Found","status":404,"detail":"no route for this request","reason":"no_route","request_id":"r1"}"#;
-        assert_eq!(body, wanted);
-    }
-
-    #[test]
-    fn other_refusals_have_their_statuses() {
-        for (refusal, status) in [
-            (Refusal::LoginRefused(Denial::Revoked(TargetKind::Subject)), 403),
-            (Refusal::BadRequest("x"), 400),
-            (Refusal::BadPath(PathError::Ambiguous), 400),
-            (Refusal::MethodNotAllowed("GET"), 405),
-            (Refusal::MethodNotImplemented, 501),
-            (Refusal::UriTooLong, 414),
-            (Refusal::BodyTooLarge, 413),
-            (Refusal::BodyTooSlow, 408),
-            (Refusal::BodyBroken, 400),
-            (Refusal::ExpectationFailed, 417),
-            (Refusal::UnknownSession, 404),
-            (Refusal::UpstreamUnhealthy, 503),
-            (Refusal::UpstreamUnreachable, 502),
-            (Refusal::UpstreamTlsFailed, 502),
-            (Refusal::UpstreamBroken, 502),
-            (Refusal::UpstreamSlow, 504),
-            (Refusal::UpstreamBusy, 503),
-            (Refusal::StoreNotDurable, 503),
-            (Refusal::CookieTooLarge, 500),
-            (Refusal::Internal, 500),
-        ] {
-            assert_eq!(answered(&refusal).0, status, "{refusal:?}");
-        }
-    }
-}

@@ -86,6 +86,7 @@ pub async fn serve(
     let client = peer.client(request.headers(), &config.trusted_proxies);
     let now = local.shared.clock.now();
     let connection = (Rc::clone(&peer), Rc::clone(&handover));
+    let is_grpc = answer::is_grpc_call(&request);
     let mut record =
         Box::new(Record::begin(&local.journal, now, connection, client, request.method().clone(), request_id));
     let outcome = match objection {
@@ -98,7 +99,7 @@ pub async fn serve(
         Err(refusal) => {
             // A tunnel that the upstream granted before the answer was refused after all.
             record.upgraded = None;
-            refuse(&local, &mut record, &refusal)
+            refuse(&local, &mut record, &refusal, is_grpc)
         }
     };
     response.headers_mut().insert(answer::REQUEST_ID, record.request_id.clone());
@@ -334,7 +335,7 @@ fn limit_of(refusal: &Refusal, record: &Record) -> Option<Limit> {
 
 /// Answers with a refusal. A revoked token in a cookie is cleared with it; one that has merely expired
 /// is not, for another tab may just have renewed it.
-fn refuse(local: &Local, record: &mut Record, refusal: &Refusal) -> Response<ResponseBody> {
+fn refuse(local: &Local, record: &mut Record, refusal: &Refusal, is_grpc: bool) -> Response<ResponseBody> {
     record.reason = Some(refusal.reason());
     if let Some(limit) = limit_of(refusal, record) {
         local.shared.metrics.limits.hit(limit);
@@ -344,6 +345,7 @@ fn refuse(local: &Local, record: &mut Record, refusal: &Refusal) -> Response<Res
         realm: &config.token.realm,
         proof_algorithms: &config.token.proofs.spelled,
         request_id: record.request_id(),
+        is_grpc,
     };
     let mut response = refusal.response(context);
     let over = matches!(

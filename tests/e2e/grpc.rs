@@ -24,6 +24,7 @@ use tower::{Service, service_fn};
 
 use crate::support::authority::Authority;
 use crate::support::front::Front;
+use crate::support::issuer::ACCOUNTS;
 use crate::support::patience::DEADLINE;
 use crate::support::{Gateway, Site, bearer};
 
@@ -146,6 +147,8 @@ fn runtime() -> tokio::runtime::Runtime {
 struct Client {
     grpc: tonic::client::Grpc<Channel>,
     authorization: String,
+    /// Of the simple method.
+    path: PathAndQuery,
 }
 
 impl Client {
@@ -153,7 +156,7 @@ impl Client {
         let endpoint = Endpoint::from_shared(format!("http://{}", gateway.address)).unwrap().timeout(DEADLINE);
         let mut grpc = tonic::client::Grpc::new(endpoint.connect().await.unwrap());
         grpc.ready().await.unwrap();
-        Self { grpc, authorization: bearer(token) }
+        Self { grpc, authorization: bearer(token), path: PathAndQuery::from_static("/shop.Echo/Unary") }
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
@@ -162,11 +165,16 @@ impl Client {
         request
     }
 
+    /// How a call is refused.
+    async fn refused(&mut self) -> (Code, String) {
+        let status = self.unary(b"hello").await.unwrap_err();
+        (status.code(), status.message().to_owned())
+    }
+
     async fn unary(&mut self, message: &[u8]) -> Result<Vec<u8>, Status> {
         let request = self.request(message.to_vec());
-        let path = PathAndQuery::from_static("/shop.Echo/Unary");
         self.grpc.ready().await.unwrap();
-        self.grpc.unary(request, path, Raw).await.map(Response::into_inner)
+        self.grpc.unary(request, self.path.clone(), Raw).await.map(Response::into_inner)
     }
 }
 
@@ -201,10 +209,6 @@ async fn call_everything(gateway: &Gateway, token: &str) {
     }
     drop(say);
     assert_eq!(heard.message().await.unwrap(), None, "ended well");
-
-    let mut stranger = Client::connect(gateway, "no.such.token").await;
-    let status = stranger.unary(b"hello").await.unwrap_err();
-    assert!(status.message().contains("401 Unauthorized"), "{status}");
 }
 
 #[test]
@@ -225,4 +229,57 @@ fn grpc_calls_of_all_kinds_go_through() {
         let calls = async { tokio::time::timeout(Duration::from_secs(60), call_everything(&gateway, &token)).await };
         runtime().block_on(calls).unwrap();
     }
+}
+
+/// A refusal is one that a client of gRPC understands: with the code for it, the reason, and nothing to read.
+#[test]
+fn a_refused_call_says_why_in_the_words_of_grpc() {
+    let (address, alive) = serve();
+    let mut site = Site::before(&format!("http://{address}"));
+    site.set("/listeners/0/h2c", json!(true));
+    site.set("/upstreams/shop/protocol", json!("http2"));
+    let gateway = site.start();
+    let admin = gateway.admin();
+    let token = site.accounts.token(json!({"sub": "bob", "sid": "s-1"}));
+    let calls = async {
+        let mut stranger = Client::connect(&gateway, "no.such.token").await;
+        let malformed = "malformed_token: the token is malformed";
+        assert_eq!(stranger.refused().await, (Code::Unauthenticated, malformed.to_owned()));
+
+        let mut client = Client::connect(&gateway, &token).await;
+        assert_eq!(client.unary(b"hello").await.unwrap(), b"hello");
+        // A stream that is open is cut, and the next call told why.
+        let (say, said) = mpsc::channel::<Vec<u8>>(1);
+        let said = stream::unfold(said, |mut said| async move { said.recv().await.map(|message| (message, said)) });
+        let request = client.request(said);
+        client.grpc.ready().await.unwrap();
+        let answer = client.grpc.streaming(request, PathAndQuery::from_static("/shop.Echo/Talk"), Raw).await;
+        let mut heard: Streaming<Vec<u8>> = answer.unwrap().into_inner();
+        say.send(b"one".to_vec()).await.unwrap();
+        assert_eq!(heard.message().await.unwrap().unwrap(), b"one");
+        admin.revoke(&json!({
+            "target": {"kind": "session", "issuer": ACCOUNTS, "value": "s-1"}, "block": true, "reason": "admin",
+        }));
+        let status = heard.message().await.unwrap_err();
+        assert_eq!(status.code(), Code::Cancelled, "{status}");
+        let revoked = "revoked_session: the token was revoked";
+        assert_eq!(client.refused().await, (Code::Unauthenticated, revoked.to_owned()));
+
+        let other = site.accounts.token_of("ann");
+        let mut client = Client::connect(&gateway, &other).await;
+        let scope = "insufficient_scope: the token lacks a scope";
+        client.path = PathAndQuery::from_static("/admin/Unary");
+        assert_eq!(client.refused().await, (Code::PermissionDenied, scope.to_owned()));
+        drop(alive);
+        client.path = PathAndQuery::from_static("/shop.Echo/Unary");
+        let gone = "upstream_unreachable: the upstream could not be reached";
+        let refused = || async { Client::connect(&gateway, &other).await.refused().await };
+        while refused().await.1 != gone {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(refused().await, (Code::Unavailable, gone.to_owned()));
+    };
+    runtime().block_on(async { tokio::time::timeout(Duration::from_secs(60), calls).await }).unwrap();
+    let counted = |status| admin.metric("portcullis_requests_total", &[("status", status)]);
+    assert!(counted("401") == 2.0 && counted("403") == 1.0 && counted("502") >= 1.0, "seen by who counts HTTP");
 }

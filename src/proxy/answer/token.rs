@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn every_refusal_is_told_as_rfc_6749_says() {
-        let context = Context { realm: "shop", proof_algorithms: "ES256", request_id: "r1" };
+        let context = Context { realm: "shop", proof_algorithms: "ES256", request_id: "r1", is_grpc: false };
         for (refusal, status, body) in [
             (
                 TokenRefusal::InvalidGrant(Denial::Revoked(TargetKind::Session)),
