@@ -47,6 +47,8 @@ pub enum Refusal {
     BodyTooSlow,
     /// Its body's framing is broken.
     BodyBroken,
+    /// Its head did not become whole in time.
+    HeadTooSlow,
     /// It expects something other than `100-continue`.
     ExpectationFailed,
     /// A rate limit does not let it pass.
@@ -116,7 +118,7 @@ impl Refusal {
             Self::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooSlow | Self::HeadTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::NoRoute | Self::UnknownSession => StatusCode::NOT_FOUND,
@@ -147,6 +149,7 @@ impl Refusal {
             Self::BodyTooLarge => "body_too_large",
             Self::BodyTooSlow => "body_too_slow",
             Self::BodyBroken => "body_broken",
+            Self::HeadTooSlow => "head_too_slow",
             Self::ExpectationFailed => "expectation_failed",
             Self::RateLimited { .. } => "rate_limited",
             Self::Overloaded => "overloaded",
@@ -176,6 +179,7 @@ impl Refusal {
             | Self::BodyTooLarge
             | Self::BodyTooSlow
             | Self::BodyBroken
+            | Self::HeadTooSlow
             | Self::ExpectationFailed => true,
             Self::Denied(_)
             | Self::LoginRefused(_)
@@ -219,6 +223,7 @@ impl Refusal {
             Self::BodyTooLarge => "the request body is too large",
             Self::BodyTooSlow => "the request body came too slowly",
             Self::BodyBroken => "the request body is malformed",
+            Self::HeadTooSlow => "the request head came too slowly",
             Self::ExpectationFailed => "the expectation is not supported",
             Self::RateLimited { .. } => "too many requests",
             Self::Overloaded => "the gateway has too much to do",
@@ -272,6 +277,21 @@ impl Refusal {
         }
         problem(self.status(), self.reason(), self.detail(), context.request_id, headers)
     }
+}
+
+/// A response as HTTP/1.1 writes it.
+pub(super) fn written(response: &Response<Bytes>) -> Vec<u8> {
+    let status = response.status();
+    let mut bytes = format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or_default());
+    bytes.push_str(&format!("content-length: {}\r\n", response.body().len()));
+    let mut bytes = bytes.into_bytes();
+    for (name, value) in response.headers() {
+        let line = [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"];
+        line.into_iter().for_each(|part| bytes.extend_from_slice(part));
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes.extend_from_slice(response.body());
+    bytes
 }
 
 /// Problem details (RFC 9457) as a response, never stored.

@@ -257,6 +257,24 @@ async fn pass(
     Ok(response.into_response())
 }
 
+/// The whole answer to a head of HTTP/1.1 that did not become whole in time: there is no request that anybody else
+/// could answer.
+#[must_use]
+pub fn head_too_slow(worker: &Worker) -> Vec<u8> {
+    let local = worker.local();
+    let config = &local.snapshot.config;
+    let request_id = worker.request_ids.next();
+    let context = Context {
+        realm: &config.token.realm,
+        proof_algorithms: &config.token.proofs.spelled,
+        request_id: request_id.to_str().unwrap_or_default(),
+        is_grpc: false,
+    };
+    let mut response = Refusal::HeadTooSlow.response(context);
+    response.headers_mut().insert(answer::REQUEST_ID, request_id.clone());
+    answer::written(&response)
+}
+
 /// What a request may open or end, which must be read from its head before that goes upstream.
 async fn doors(
     local: &Local,

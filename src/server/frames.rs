@@ -5,7 +5,7 @@
 //! like; and it may take back requests as fast as it makes them. Each costs the gateway more than the
 //! client. So they are paid for out of two budgets, which time refills, and of which the one for frames is
 //! refilled also by what the gateway sends: a client may well say something about each piece of an answer.
-//! Nothing is looked at but the nine bytes that a frame begins with (RFC 9113 §4.1).
+//! Nothing is looked at but the nine bytes that a frame begins with (RFC 9113 §4.1), and the reason of a reset.
 
 use std::cell::RefCell;
 use std::io;
@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use prometheus::IntCounter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
@@ -33,6 +34,7 @@ const GOAWAY: u8 = 7;
 const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
 /// RFC 9113 §7.
+const REFUSED_STREAM: u32 = 7;
 const ENHANCE_YOUR_CALM: u8 = 11;
 
 /// In this time a budget that was used up is whole again.
@@ -48,6 +50,8 @@ struct Frames {
     have: usize,
     /// Bytes of the present payload that are still to come.
     left: usize,
+    /// The reset whose code comes next, and what came of that.
+    reset: Option<Frame>,
 }
 
 /// The beginning of a frame.
@@ -57,12 +61,14 @@ struct Frame {
     kind: u8,
     flags: u8,
     stream: u32,
+    /// Why, of a reset (RFC 9113 §6.4).
+    code: u32,
 }
 
 impl Frames {
     /// Frames that begin after `left` bytes.
     const fn after(left: usize) -> Self {
-        Self { header: [0; HEADER], have: 0, left }
+        Self { header: [0; HEADER], have: 0, left, reset: None }
     }
 
     /// Whether no frame is under way.
@@ -74,6 +80,16 @@ impl Frames {
         while !bytes.is_empty() {
             let passed = bytes.len().min(self.left);
             self.left -= passed;
+            if let Some(reset) = &mut self.reset {
+                for byte in bytes.get(..passed).unwrap_or_default() {
+                    reset.code = reset.code << 8 | u32::from(*byte);
+                }
+            }
+            if self.left == 0
+                && let Some(reset) = self.reset.take()
+            {
+                each(reset);
+            }
             bytes = bytes.get(passed..).unwrap_or_default();
             let taken = bytes.len().min(HEADER - self.have);
             if let (Some(place), Some(part)) = (self.header.get_mut(self.have..self.have + taken), bytes.get(..taken)) {
@@ -85,7 +101,13 @@ impl Frames {
                 let [a, b, c, kind, flags, stream @ ..] = self.header;
                 let length = u32::from_be_bytes([0, a, b, c]) as usize;
                 (self.have, self.left) = (0, length);
-                each(Frame { length, kind, flags, stream: u32::from_be_bytes(stream) & (u32::MAX >> 1) });
+                let stream = u32::from_be_bytes(stream) & (u32::MAX >> 1);
+                let frame = Frame { length, kind, flags, stream, code: 0 };
+                if kind == RST_STREAM && length > 0 {
+                    self.reset = Some(frame);
+                } else {
+                    each(frame);
+                }
             }
         }
     }
@@ -136,10 +158,12 @@ pub(super) struct Ledger {
     /// The last stream that the client opened.
     stream: u32,
     overdrawn: Option<Limit>,
+    /// Counts requests that were too many at once: the library refuses them without a word to anybody.
+    refused: IntCounter,
 }
 
 impl Ledger {
-    pub(super) fn new(limits: &Http2Limits, now: Instant) -> Self {
+    pub(super) fn new(limits: &Http2Limits, now: Instant, refused: IntCounter) -> Self {
         Self {
             received: Frames::after(PREFACE.len()),
             sent: Frames::after(0),
@@ -147,6 +171,7 @@ impl Ledger {
             resets: Budget::new(limits.resets, now),
             stream: 0,
             overdrawn: None,
+            refused,
         }
     }
 
@@ -174,11 +199,12 @@ impl Ledger {
     }
 
     fn send(&mut self, bytes: &[u8]) {
-        let Self { sent, control, .. } = self;
+        let Self { sent, control, refused, .. } = self;
         sent.see(bytes, |frame| match frame.kind {
             DATA => control.give(FOR_DATA),
             HEADERS => control.give(1),
             PING if frame.flags & ACK == 0 => control.give(1),
+            RST_STREAM if frame.code == REFUSED_STREAM => refused.inc(),
             _ => {}
         });
     }
@@ -302,7 +328,7 @@ mod tests {
             connection_window: 1,
             send_buffer: 1,
         };
-        let mut ledger = Ledger::new(&limits, Instant::now());
+        let mut ledger = Ledger::new(&limits, Instant::now(), IntCounter::new("refused", "refused").unwrap());
         ledger.receive(PREFACE);
         ledger
     }
@@ -352,6 +378,17 @@ mod tests {
             assert_eq!(ledger.overdrawn(), None, "{name}, half of it paid back");
             ledger.receive(&bytes);
             assert_eq!(ledger.overdrawn(), limit, "{name}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_library_refuses_is_counted_however_it_is_cut() {
+        let reset = |code: u8| frame(RST_STREAM, 0, 1, &[0, 0, 0, code]);
+        let bytes = [reset(7), frame(DATA, 0, 3, &[0, 0, 0, 7]), reset(8), reset(7)].concat();
+        for step in 1..=bytes.len() {
+            let mut ledger = ledger(10, 10);
+            bytes.chunks(step).for_each(|piece| ledger.send(piece));
+            assert_eq!(ledger.refused.get(), 2, "in {step}");
         }
     }
 

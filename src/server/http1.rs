@@ -18,7 +18,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::connection::Door;
 use super::ending::{HEAD, HeadTimer};
@@ -26,7 +26,7 @@ use super::guard::{Framing, Guarded, Violation, Watch};
 use super::patient::Patient;
 use crate::alarm::Alarm;
 use crate::config::Limits;
-use crate::proxy::{Handover, Peer, Refusal, serve};
+use crate::proxy::{Handover, Peer, Refusal, head_too_slow, serve};
 use crate::telemetry::Limit;
 
 /// Serves the requests that come on a stream until it ends.
@@ -112,6 +112,16 @@ where
                 metrics.limits.hit(limit);
             }
             tracing::debug!(%error, "a client connection ended early");
+            let has_begun = watch.borrow().begun().is_some() && !watch.borrow().is_stalled();
+            if matches!(error, Ended::HeadTooLate) && has_begun {
+                let mut stream = connection.into_parts().io.into_inner();
+                let answer = head_too_slow(&door.worker);
+                let answering = async {
+                    stream.write_all(&answer).await?;
+                    stream.shutdown().await
+                };
+                drop(timeout(FAREWELL, answering).await);
+            }
         }
         (Ok(()), Some(tunnel)) if !watch.borrow().is_cut_short() => {
             let parts = connection.into_parts();
@@ -125,6 +135,8 @@ where
     }
 }
 
+/// How long a client may take to take its last answer.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// How long a client that says nothing is still listened to once its connection is to end.
 const LAST_REQUESTS: Duration = Duration::from_secs(1);
 

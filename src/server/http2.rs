@@ -31,6 +31,8 @@ use crate::telemetry::Limit;
 
 /// How long a client may take to leave once it was told that the connection ends.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// Requests that may be under way while a client is told that there are to be no more.
+const UNHEARD: u64 = 1000;
 /// Streams that a client has reset before anybody looked at them.
 const UNSEEN_RESETS: usize = 20;
 
@@ -42,7 +44,8 @@ where
     let local = door.worker.local();
     let config = &local.snapshot.config;
     let limits = config.limits.clone();
-    let ledger = Rc::new(RefCell::new(Ledger::new(&limits.http2, Instant::now())));
+    let refused = local.shared.metrics.limits.counter(Limit::Http2Streams);
+    let ledger = Rc::new(RefCell::new(Ledger::new(&limits.http2, Instant::now(), refused)));
     let io = TokioIo::new(Metered::new(stream, Rc::clone(&ledger)));
     let streams = Rc::new(Streams::new(door, limits.write_timeout));
     let mut builder = builder(&limits, Rc::clone(&streams));
@@ -58,6 +61,7 @@ where
             let handover = Rc::new(Handover::of_stream());
             // The library asks for a task for this request next, before anything else.
             streams.next.set(Some(Rc::clone(&handover)));
+            streams.asked.set(streams.asked.get().saturating_add(1));
             let objection = objection(&request, &limits, &door);
             let answering = serve(Rc::clone(&door.worker), Rc::clone(&peer), Rc::clone(&handover), objection, request);
             let streams = Rc::clone(&streams);
@@ -74,16 +78,28 @@ where
     let mut connection = builder.serve_connection(io, service);
     let mut listener = door.ending.listener();
     let mut idle = Idle::new(&limits);
-    let mut leaving = false;
+    let (mut leaving, mut spent) = (false, false);
     let served = poll_fn(|cx| {
         loop {
-            if !leaving && (idle.is_over || listener.hears(cx)) {
+            let is_spent = streams.asked.get() >= limits.requests_per_connection;
+            if is_spent && !std::mem::replace(&mut spent, true) {
+                door.worker.local().shared.metrics.limits.hit(Limit::RequestsPerConnection);
+            }
+            if !leaving && (idle.is_over || is_spent || listener.hears(cx)) {
                 leaving = true;
                 idle.leave();
                 Pin::new(&mut connection).graceful_shutdown();
             }
             if let Poll::Ready(served) = Pin::new(&mut connection).poll(cx) {
                 return Poll::Ready(served.map_err(Ended::Hyper));
+            }
+            let asked = streams.asked.get();
+            if asked >= limits.requests_per_connection && !leaving {
+                continue;
+            }
+            // One that goes on asking was told, and does not listen.
+            if asked >= limits.requests_per_connection.saturating_mul(2).saturating_add(UNHEARD) {
+                return Poll::Ready(Err(Ended::Spent));
             }
             ready!(idle.poll_over(&streams, cx));
             if leaving {
@@ -105,6 +121,8 @@ where
 enum Ended {
     #[error("no request came in time")]
     Idle,
+    #[error("its client went on asking after it was told of the end")]
+    Spent,
     #[error(transparent)]
     Hyper(hyper::Error),
 }
@@ -191,12 +209,14 @@ struct Streams {
     next: Cell<Option<Rc<Handover>>>,
     open: Cell<usize>,
     begun: Cell<u64>,
+    /// Requests so far.
+    asked: Cell<u64>,
 }
 
 impl Streams {
     fn new(door: &Rc<Door>, write_timeout: Duration) -> Self {
-        let (next, open, begun) = (Cell::default(), Cell::default(), Cell::default());
-        Self { door: Rc::clone(door), write_timeout, next, open, begun }
+        let (next, open, begun, asked) = (Cell::default(), Cell::default(), Cell::default(), Cell::default());
+        Self { door: Rc::clone(door), write_timeout, next, open, begun, asked }
     }
 }
 

@@ -30,6 +30,8 @@ pub enum Limit {
     Http2ControlFrames,
     /// Too many requests of an HTTP/2 connection were taken back: it ended.
     Http2Resets,
+    /// Too many requests of an HTTP/2 connection at the same time: it was refused.
+    Http2Streams,
     /// A connection was idle for too long.
     IdleTimeout,
     /// A request body was too large.
@@ -55,7 +57,7 @@ pub enum Limit {
 }
 
 impl Limit {
-    const ALL: [Self; 22] = [
+    const ALL: [Self; 23] = [
         Self::BodyMinRate,
         Self::BodyTimeout,
         Self::Connections,
@@ -67,6 +69,7 @@ impl Limit {
         Self::HeaderTimeout,
         Self::Http2ControlFrames,
         Self::Http2Resets,
+        Self::Http2Streams,
         Self::IdleTimeout,
         Self::MaxBody,
         Self::MaxRequests,
@@ -93,6 +96,7 @@ impl Limit {
             Self::HeaderTimeout => "header_timeout",
             Self::Http2ControlFrames => "http2_control_frames",
             Self::Http2Resets => "http2_resets",
+            Self::Http2Streams => "http2_streams",
             Self::IdleTimeout => "idle_timeout",
             Self::MaxBody => "max_body",
             Self::MaxRequests => "max_requests",
@@ -124,7 +128,8 @@ impl LimitMetrics {
     }
 
     /// What it counts with, for whoever counts by itself.
-    pub(super) fn counter(&self, limit: Limit) -> IntCounter {
+    #[must_use]
+    pub fn counter(&self, limit: Limit) -> IntCounter {
         self.0[limit as usize].clone()
     }
 }

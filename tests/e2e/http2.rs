@@ -144,6 +144,7 @@ fn a_request_that_two_servers_could_read_differently_is_refused() {
     let long = format!("/public/{}", "x".repeat(9000));
     let fields = [&get[..], &[(":authority", "shop.example"), (":path", &long)]].concat();
     assert_eq!(asked(&gateway, &fields).0, 414);
+    assert_eq!(gateway.admin().metric("portcullis_limits_hit_total", &[("limit", "uri_bytes")]), 1.0);
     for recorded in upstream.take() {
         assert!(recorded.target == "/public/" && recorded.all("host").len() == 1, "{}", recorded.head);
         assert!(recorded.header("te").is_none_or(|te| te == "trailers"));

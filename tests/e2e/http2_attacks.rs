@@ -135,6 +135,7 @@ fn no_more_than_so_many_requests_run_at_once() {
     let refused = frames.find(|frame| frame.kind == RST_STREAM).expect("a reset");
     assert_eq!((refused.stream, refused.payload.as_slice()), (7, &[0, 0, 0, 7][..]), "REFUSED_STREAM");
     upstream.await_requests(3);
+    assert_eq!(gateway.admin().metric("portcullis_limits_hit_total", &[("limit", "http2_streams")]), 1.0);
 }
 
 #[test]

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Connection, Gateway, Latch, Site, Upstream, bearer, request, until};
+use crate::support::http2::{Frames, GOAWAY, HEADERS, PING, RST_STREAM, WHOLE, frame, get, head};
+use crate::support::{Connection, Gateway, Http2, Latch, Site, Upstream, bearer, request, until};
 
 /// Well beyond the limits configured here, well below the defaults.
 const SOON: Duration = Duration::from_secs(8);
@@ -54,6 +55,88 @@ fn an_idle_connection_may_wait_longer_than_a_head_may_take() {
     assert!(lifetime(idle) < SOON, "an idle connection");
     assert_eq!([hits(&gateway, "idle_timeout"), hits(&gateway, "header_timeout")], [1.0, 0.0]);
     assert_eq!(half.send(&OPEN[20..]).response().status, 200, "it was not idle");
+}
+
+/// Whoever has begun a head is told that it came too late; whoever has said nothing is not.
+#[test]
+fn a_head_that_has_begun_and_comes_too_late_is_answered() {
+    let upstream = Upstream::start();
+    let gateway = start(&upstream, json!({"header_timeout": "1s"}));
+    let mut connection = gateway.connect();
+    for piece in [&OPEN[..20], b"G"] {
+        let response = connection.send(piece).response();
+        assert_eq!((response.status, response.reason().as_str()), (408, "head_too_slow"), "{response:?}");
+        assert_eq!(response.header("connection"), Some("close"));
+        assert_eq!(response.header("x-request-id"), response.json()["request_id"].as_str());
+        assert!(connection.is_closed());
+        connection = gateway.connect();
+        assert_eq!(connection.send(OPEN).response().status, 200, "the next one on this connection");
+    }
+    assert_eq!(hits(&gateway, "header_timeout"), 2.0);
+    let mut silent = Vec::new();
+    gateway.connect().stream().read_to_end(&mut silent).unwrap();
+    assert_eq!(String::from_utf8_lossy(&silent), "");
+    assert_eq!(upstream.take().len(), 2, "nothing of the others");
+}
+
+/// The limit holds for each connection of HTTP/2 too. Its client is told in time, and loses nothing of what it sent.
+#[test]
+fn a_connection_of_http2_ends_after_its_last_request_and_none_is_lost() {
+    let upstream = Upstream::start();
+    let mut site = crate::http2::site(&upstream);
+    site.set("/limits", json!({"requests_per_connection": 10}));
+    let gateway = site.start();
+    let mut frames = Frames::open(gateway.address);
+    // All at once, before the client can hear of the end.
+    let asked: Vec<u8> = (0..15).flat_map(|it| frame(HEADERS, WHOLE, 2 * it + 1, &get("/public/", &[]))).collect();
+    assert!(frames.raw(&asked));
+    let mut answered = 0;
+    let mut told = false;
+    while let Some(frame) = frames.next() {
+        match frame.kind {
+            HEADERS => answered += 1,
+            RST_STREAM => panic!("{frame:?}"),
+            GOAWAY => told = true,
+            // Whoever answers the ping has heard of the end.
+            PING => drop(frames.send(PING, 1, 0, &frame.payload)),
+            _ => {}
+        }
+    }
+    assert_eq!((answered, told), (15, true));
+    assert_eq!(hits(&gateway, "requests_per_connection"), 1.0);
+    // A client of the field goes on over the next connection.
+    let (mut connections, mut client) = (1, Http2::open(&gateway));
+    for _ in 0..95 {
+        let answer = loop {
+            match client.try_send(head("GET", "/public/", &[]), b"") {
+                Ok(answer) => break answer,
+                Err(error) => {
+                    assert!(error.is_go_away() || error.is_io() || error.is_library(), "{error:?}");
+                    (connections, client) = (connections + 1, Http2::open(&gateway));
+                }
+            }
+        };
+        assert_eq!(answer.status, 200);
+    }
+    assert!(connections >= 9, "{connections}");
+    assert_eq!(upstream.take().len(), 15 + 95, "each of them once");
+}
+
+/// A client that does not listen is not heard for ever either.
+#[test]
+fn a_client_that_goes_on_after_a_goaway_is_cut_off() {
+    let upstream = Upstream::start();
+    let mut site = crate::http2::site(&upstream);
+    site.set("/limits", json!({"requests_per_connection": 1}));
+    let gateway = site.start();
+    let mut frames = Frames::open(gateway.address);
+    let mut sent = 0;
+    while sent < 5000 && frames.send(HEADERS, WHOLE, 2 * sent + 1, &get("/public/", &[])) {
+        sent += 1;
+        while frames.find(|frame| frame.kind == HEADERS || frame.kind == GOAWAY).is_some_and(|it| it.kind == GOAWAY) {}
+    }
+    assert!((1000..2000).contains(&sent), "{sent}");
+    assert_eq!(gateway.get("/public/", &[]).status, 200);
 }
 
 #[test]

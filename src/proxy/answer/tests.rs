@@ -110,6 +110,7 @@ fn other_refusals_have_their_statuses() {
         (Refusal::BodyTooLarge, 413),
         (Refusal::BodyTooSlow, 408),
         (Refusal::BodyBroken, 400),
+        (Refusal::HeadTooSlow, 408),
         (Refusal::ExpectationFailed, 417),
         (Refusal::UnknownSession, 404),
         (Refusal::UpstreamUnhealthy, 503),
