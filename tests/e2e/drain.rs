@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::{Connection, Gateway, Latch, Site, Upstream, request, until};
+use crate::support::{Connection, Gateway, Latch, Load, Site, Upstream, request, until};
+use crate::tls::{Authority, Client, protect};
 
 #[test]
 fn sigterm_finishes_what_is_running_and_takes_nothing_new() {
@@ -125,6 +126,29 @@ fn under_load_a_stop_costs_nobody_an_answer() {
     let served: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
     assert_eq!(code, 0);
     assert_eq!(served, upstream.requests().len(), "requests the upstream has seen, and answers the clients have");
+}
+
+/// The same of HTTP/2: every request that went out is answered, or was not looked at, until nobody listens any more.
+#[test]
+fn under_a_load_of_http2_a_stop_costs_nobody_an_answer() {
+    let upstream = Upstream::start();
+    let authority = Authority::new();
+    let mut clear = crate::http2::site(&upstream);
+    clear.set("/shutdown", json!({"drain_delay": "500ms", "drain_timeout": "10s"}));
+    let mut secured = Site::new(&upstream);
+    secured.set("/shutdown", clear.config["shutdown"].clone());
+    protect(&mut secured, &authority);
+    let client = Client::speaking(&authority, None, &[&rustls::version::TLS13], &[b"h2"]);
+    for (site, tls) in [(clear, None), (secured, Some(&client.0))] {
+        upstream.take();
+        let gateway = site.start();
+        let load = Load::of_http2_until_the_end(gateway.address, tls, 8);
+        load.await_more(200);
+        let (code, _, _) = gateway.stop();
+        assert_eq!(code, 0);
+        let served = load.end();
+        assert_eq!(served, upstream.take().len(), "requests the upstream has seen, and answers the clients have");
+    }
 }
 
 #[test]

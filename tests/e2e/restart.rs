@@ -1,63 +1,14 @@
 //! A restart behind a socket that outlives the process costs nobody an answer (socket activation).
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::{self, JoinHandle};
 
 use serde_json::json;
 
-use crate::support::{Connection, Gateway, Site, Upstream, bearer, request, until};
+use crate::support::{Connection, Gateway, Load, Site, Upstream, bearer, request, until};
+use crate::tls::{Authority, Client, protect};
 
-/// Clients that never cease to ask, and to whom every answer counts.
-struct Load {
-    stop: Arc<AtomicBool>,
-    served: Arc<AtomicUsize>,
-    clients: Vec<JoinHandle<()>>,
-}
-
-impl Load {
-    /// Half of the clients keep their connections for as long as they may.
-    fn on(address: SocketAddr, clients: usize) -> Self {
-        let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let client = |number: usize| {
-            let (stop, served) = (Arc::clone(&stop), Arc::clone(&served));
-            thread::spawn(move || {
-                let headers: &[(&str, &str)] = if number.is_multiple_of(2) { &[] } else { &[("Connection", "close")] };
-                let bytes = request("GET", "/public/", headers, b"");
-                let mut connection = Connection::open(address);
-                while !stop.load(Ordering::Acquire) {
-                    let response = connection.send(&bytes).try_response().expect("every request to be answered");
-                    assert_eq!(response.status, 200);
-                    served.fetch_add(1, Ordering::Relaxed);
-                    if response.header("connection").is_some() {
-                        connection = Connection::open(address);
-                    }
-                }
-            })
-        };
-        let clients = (0..clients).map(client).collect();
-        Self { stop, served, clients }
-    }
-
-    fn await_more(&self, count: usize) {
-        let wanted = self.served.load(Ordering::Relaxed) + count;
-        until("more answers", || {
-            let dead = self.clients.iter().any(JoinHandle::is_finished);
-            (dead || self.served.load(Ordering::Relaxed) >= wanted).then_some(())
-        });
-    }
-
-    fn end(self) {
-        self.stop.store(true, Ordering::Release);
-        self.clients.into_iter().for_each(|client| client.join().unwrap());
-    }
-}
-
-#[test]
-fn a_restart_under_load_behind_an_inherited_socket_fails_no_request() {
-    let upstream = Upstream::start();
-    let mut site = Site::new(&upstream);
+/// Restarts a gateway of `site` behind a socket that outlives it, as often as wanted, under a load of HTTP/2 or HTTP/1.1.
+fn restart(mut site: Site, load: impl FnOnce(SocketAddr) -> Vec<Load>) {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     site.set("/listeners/0/address", json!(address.to_string()));
@@ -65,23 +16,50 @@ fn a_restart_under_load_behind_an_inherited_socket_fails_no_request() {
     let rounds = std::env::var("PORTCULLIS_RESTARTS").ok().and_then(|it| it.parse().ok()).unwrap_or(2);
     let mut gateway = Gateway::start_with(&site, &socket);
     assert_eq!(gateway.address, address);
-    let load = Load::on(address, 8);
+    let loads = load(address);
+    let more = || loads.iter().for_each(|load| load.await_more(100));
     for round in 0..rounds {
-        load.await_more(200);
+        more();
         let name = format!("revoked in round {round}");
         let token = site.accounts.token(json!({"jti": name}));
-        assert_eq!(gateway.get_as("/orders", &token).status, 200);
+        let is_clear = site.config["listeners"][0]["tls"].is_null();
+        if is_clear {
+            assert_eq!(gateway.get_as("/orders", &token).status, 200);
+        }
         gateway.admin().revoke_of_accounts("token", &name, "admin");
         assert_eq!(gateway.stop().0, 0, "round {round}");
         // Whoever comes now waits for the next one, which knows what the last one has promised.
-        let mut early = Connection::open(address);
-        early.send(&request("GET", "/orders", &[("Authorization", &bearer(&token))], b""));
+        let early = is_clear.then(|| {
+            let mut early = Connection::open(address);
+            early.send(&request("GET", "/orders", &[("Authorization", &bearer(&token))], b""));
+            early
+        });
         gateway = Gateway::start_with(&site, &socket);
-        assert_eq!(early.response().reason(), "revoked_token", "round {round}");
+        if let Some(mut early) = early {
+            assert_eq!(early.response().reason(), "revoked_token", "round {round}");
+        }
     }
-    load.await_more(200);
-    load.end();
+    more();
+    for load in loads {
+        load.end();
+    }
     assert!(!gateway.output().contains("inherited socket is for no listener"), "{}", gateway.output());
+}
+
+#[test]
+fn a_restart_under_load_behind_an_inherited_socket_fails_no_request() {
+    let upstream = Upstream::start();
+    let site = crate::http2::site(&upstream);
+    restart(site, |address| vec![Load::on(address, 8), Load::of_http2(address, None, 4)]);
+}
+
+#[test]
+fn a_restart_under_a_load_of_http2_over_tls_fails_no_request() {
+    let (upstream, authority) = (Upstream::start(), Authority::new());
+    let mut site = Site::new(&upstream);
+    protect(&mut site, &authority);
+    let client = Client::speaking(&authority, None, &[&rustls::version::TLS13], &[b"h2"]);
+    restart(site, |address| vec![Load::of_http2(address, Some(&client.0), 6)]);
 }
 
 #[test]

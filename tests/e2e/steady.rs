@@ -4,10 +4,11 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Site, Upstream, request, until};
+use crate::support::{Load, Site, Upstream, request, until};
 use crate::tls::{Authority, Client, protect};
 
 /// One answer on a connection that is kept; its status, and whether it was the last.
@@ -59,11 +60,18 @@ fn certificates_configuration_and_upstreams_change_under_a_load_and_nobody_notic
             })
         })
         .collect();
+    let tls = Client::speaking(&authority, None, &[&rustls::version::TLS13], &[b"h2"]);
+    let http2 = Load::of_http2(gateway.address, Some(&tls.0), 2);
     let (one, other) = (first.url(), second.url());
     let servers = [json!([one, other]), json!([other]), json!([other, one]), json!([one])];
-    let seconds: usize = std::env::var("PORTCULLIS_STEADY").ok().and_then(|it| it.parse().ok()).unwrap_or(6);
+    // Where it is said how many there are to be, one a second; else as fast as can be.
+    let wanted = std::env::var("PORTCULLIS_STEADY").ok().and_then(|it| it.parse().ok());
+    let (rounds, pace) = wanted.map_or((6, Duration::ZERO), |rounds| (rounds, Duration::from_secs(1)));
     let in_force = || gateway.admin().get("/v1/status").json()["gateway"]["config_digest"].clone();
-    for round in 0..seconds {
+    let began = Instant::now();
+    for round in 0..rounds {
+        let due = pace * u32::try_from(round).unwrap();
+        until("the next change to be due", || (began.elapsed() >= due).then_some(()));
         let (before, asked) = (in_force(), served.load(Ordering::Relaxed));
         authority.issue("shop.example").put_as(&site, "server");
         site.set("/upstreams/shop/servers", servers[round % servers.len()].clone());
@@ -77,7 +85,15 @@ fn certificates_configuration_and_upstreams_change_under_a_load_and_nobody_notic
             let dead = clients.iter().any(thread::JoinHandle::is_finished);
             (dead || served.load(Ordering::Relaxed) > asked + 50).then_some(())
         });
+        http2.await_more(10);
     }
+    eprintln!(
+        "{rounds} changes in {:?}: {} answers, and {}",
+        began.elapsed(),
+        served.load(Ordering::Relaxed),
+        http2.served()
+    );
+    http2.end();
     stop.store(true, Ordering::Release);
     clients.into_iter().for_each(|client| client.join().unwrap());
     assert!(!first.take().is_empty() && !second.take().is_empty());

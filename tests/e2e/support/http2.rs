@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc::RecvTimeoutError;
 use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
@@ -63,16 +64,31 @@ impl Http2 {
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
+        Self::try_over(builder, async { Ok(connect.await) }).expect("a handshake")
+    }
+
+    /// The same; `None` when it comes to nothing.
+    pub(crate) fn try_over<S>(
+        builder: Builder,
+        connect: impl Future<Output = std::io::Result<S>> + Send + 'static,
+    ) -> Option<Self>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
         let (ready, opened) = std::sync::mpsc::channel();
         let driver = thread::spawn(move || {
             runtime().block_on(async {
-                let (sender, connection) = builder.handshake(connect.await).await?;
+                let Ok(stream) = connect.await else { return Ok(()) };
+                let (sender, connection) = builder.handshake(stream).await?;
                 let _ = ready.send(sender);
                 connection.await
             })
         });
-        let sender = opened.recv_timeout(DEADLINE).expect("a handshake");
-        Self { sender: Some(sender), driver: Some(driver) }
+        match opened.recv_timeout(DEADLINE) {
+            Ok(sender) => Some(Self { sender: Some(sender), driver: Some(driver) }),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("no handshake in time"),
+        }
     }
 
     /// Sends a head; what follows it is sent by hand unless it `ends`.
