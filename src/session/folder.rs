@@ -104,13 +104,19 @@ pub(super) struct Past {
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
+    /// Makes durable what the folder lists; a test has it fail.
+    sync: fn(&Path) -> io::Result<()>,
+}
+
+fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }
 
 impl Folder {
     /// Makes the folder where it is missing, and what belongs in it: the secret, and a key. Where the
     /// current key is not for `algorithm`, one that is gets staged; one whose time has come signs.
     pub(super) fn open(path: &Path, wanted: Terms, now: Timestamp) -> Result<(Self, Contents, Secret), OpenError> {
-        let folder = Self { path: path.to_owned() };
+        let folder = Self { path: path.to_owned(), sync };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| folder.io("make the folder", "", e))?;
         let _lock = folder.lock()?;
         folder.remove_leftovers()?;
@@ -275,11 +281,14 @@ impl Folder {
         // It may have been seen as published, and has signed nothing.
         marker.past.extend(marker.staged.take().map(|it| Past { key_id: it.key_id, until: now, retired: false }));
         if wanted.publish_before.is_zero() {
-            marker.sign_with(key_id, now);
+            marker.sign_with(key_id.clone(), now);
         } else {
-            marker.staged = Some(Staged { key_id, from: now.plus(wanted.publish_before) });
+            marker.staged = Some(Staged { key_id: key_id.clone(), from: now.plus(wanted.publish_before) });
         }
-        self.write_marker(&contents.marker)?;
+        self.write_marker(&contents.marker).inspect_err(|_| {
+            // A key that nothing names would be published by the next start.
+            let _ = self.remove(&format!("{key_id}.pem"));
+        })?;
         Ok(contents)
     }
 
@@ -451,21 +460,32 @@ impl Folder {
         Ok(Some(bytes))
     }
 
-    /// Puts a whole file in its place, durably, or leaves the place as it was.
+    /// Puts a whole file in its place, durably, or leaves the place as it was: what is told as a failure is
+    /// not read as a success by whoever looks next.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), OpenError> {
-        let temporary = self.file(&format!("{TEMPORARY}{:032x}", rand::random::<u128>()));
+        let temporary = || self.file(&format!("{TEMPORARY}{:032x}", rand::random::<u128>()));
+        let (place, new, before) = (self.file(name), temporary(), temporary());
         let put = || {
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
             file.write_all(bytes)?;
             file.sync_all()?;
-            fs::rename(&temporary, self.file(name))?;
-            File::open(&self.path)?.sync_all()
+            // Kept until its successor is durable. Where a file cannot have two names there is no way back.
+            let earlier = fs::hard_link(&place, &before);
+            fs::rename(&new, &place)?;
+            (self.sync)(&self.path).inspect_err(|_| {
+                let _ = match earlier {
+                    Ok(()) => fs::rename(&before, &place),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => fs::remove_file(&place),
+                    Err(_) => Ok(()),
+                };
+            })
         };
-        put().map_err(|e| {
-            // What is already amiss is reported; a second failure adds nothing.
-            let _ = fs::remove_file(&temporary);
-            self.io("write", name, e)
-        })
+        let outcome = put();
+        // What is already amiss is reported; a second failure adds nothing.
+        for left in [&new, &before] {
+            let _ = fs::remove_file(left);
+        }
+        outcome.map_err(|e| self.io("write", name, e))
     }
 
     fn modified(&self, name: &str) -> Result<Timestamp, OpenError> {

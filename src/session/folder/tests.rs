@@ -345,6 +345,35 @@ fn the_folder_holds_a_bounded_number_of_keys() {
     assert!(!after.keys.iter().any(|it| it.key.key_id() == leaked));
 }
 
+/// A key that may be gone after a crash has not been staged: not for the caller, nor for whoever looks next.
+#[test]
+fn what_could_not_be_made_durable_was_not_done() {
+    let (_scratch, path) = scratch();
+    let later = Terms { publish_before: Duration::from_secs(60), ..AT_ONCE };
+    let (mut folder, before, _) = Folder::open(&path, later, NOW).unwrap();
+    let all = names(&path);
+    folder.sync = |_| Err(io::Error::other("the disk is gone"));
+    for terms in [later, AT_ONCE] {
+        let failed = folder.rotate(terms, NOW);
+        assert!(matches!(failed, Err(OpenError::Io { action: "write", .. })), "{terms:?}");
+        assert_eq!(names(&path), all, "{terms:?}");
+    }
+    assert!(folder.bind_store_id("0193-a").is_err());
+    assert_eq!(folder.store_id().unwrap(), None);
+    // The key is durable, what names it is not.
+    folder.sync = |folder| {
+        let names = fs::read_to_string(folder.join(MARKER)).unwrap().contains("staged");
+        if names { Err(io::Error::other("the disk is gone")) } else { Ok(()) }
+    };
+    assert!(folder.rotate(later, NOW).is_err());
+    assert_eq!(names(&path), all);
+    folder.sync = sync;
+    assert_eq!(folder.activate(Algorithm::ES256, LATER).unwrap().map(|it| it.marker.current), None, "none is staged");
+    let staged = folder.rotate(later, NOW).unwrap();
+    assert_eq!((staged.keys.len(), staged.marker.current), (2, before.marker.current));
+    assert_eq!(names(&path).len(), all.len() + 1, "nothing else is left");
+}
+
 #[test]
 fn the_folder_belongs_to_one_store() {
     let (_scratch, path) = scratch();
