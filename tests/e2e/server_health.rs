@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde_json::{Value, json};
 
+use crate::support::authority::Authority;
 use crate::support::command::portcullis_with;
+use crate::support::front::Front;
+use crate::support::multiplex::Multiplex;
 use crate::support::site::OPS;
 use crate::support::{Gateway, Site, Upstream, until};
 
@@ -232,4 +235,57 @@ fn a_person_sees_how_servers_stand() {
         status.stdout.contains(&wanted) && status.stdout.contains("why: its checks fail: status 500"),
         "{status:?}"
     );
+}
+
+/// Checks go as requests do: over HTTP/2 by prior knowledge, and over TLS where the server agrees to it.
+#[test]
+fn servers_of_http2_are_checked_over_http2() {
+    let status = Arc::new(AtomicU16::new(200));
+    let answers = Arc::clone(&status);
+    let upstream = Multiplex::scripted(None, move |request, mut respond| {
+        let is_check = request.uri().path() == "/healthz";
+        let status = if is_check { answers.load(Ordering::Acquire) } else { 200 };
+        async move {
+            let head = http::Response::builder().status(status).body(()).unwrap();
+            // What is read of a check is bounded.
+            let mut body = respond.send_response(head, false).unwrap();
+            let _ = body.send_data(vec![b'x'; if is_check { 1 << 20 } else { 1 }].into(), true);
+        }
+    });
+    let authority = Authority::new();
+    let front = Front::start(authority.issue("localhost").server(None, &["h2"]), upstream.address);
+    for (url, protocol) in [(upstream.url(), "http2"), (front.url(), "http2"), (front.url(), "auto")] {
+        let mut site = Site::before(&url);
+        site.write("ca.pem", &authority.pem);
+        site.set("/upstreams/shop/protocol", json!(protocol));
+        site.set("/upstreams/shop/health", json!({"path": "/healthz", "interval": "100ms", "host": "checks.example"}));
+        if url.starts_with("https:") {
+            site.set("/upstreams/shop/tls", json!({"ca_file": "ca.pem"}));
+        }
+        upstream.heads();
+        let gateway = site.start();
+        let await_servers = |state| {
+            until(&format!("the server to be {state}"), || (servers(&gateway, state) == 1.0).then_some(()));
+        };
+        let check = until("a check", || upstream.heads().into_iter().next());
+        await_servers("healthy");
+        let scheme = url.split(':').next().unwrap();
+        assert_eq!(check.method(), "GET", "{url} {protocol}");
+        assert_eq!(check.uri().to_string(), format!("{scheme}://checks.example/healthz"), "{url} {protocol}");
+        assert!(check.headers()["user-agent"].to_str().unwrap().contains("health"));
+        assert_eq!(gateway.get("/public/", &[]).status, 200, "{url} {protocol}");
+        status.store(500, Ordering::Release);
+        await_servers("unhealthy");
+        assert_eq!(gateway.get("/public/", &[]).reason(), "upstream_unhealthy", "{url} {protocol}");
+        status.store(200, Ordering::Release);
+        await_servers("healthy");
+        assert_eq!(gateway.get("/public/", &[]).status, 200, "{url} {protocol}");
+    }
+    // A server that does not speak it, though it accepts, is not well.
+    let other = Upstream::start();
+    let mut site = Site::new(&other);
+    site.set("/upstreams/shop/protocol", json!("http2"));
+    site.set("/upstreams/shop/health", json!({"path": "/healthz", "interval": "100ms"}));
+    let gateway = site.start();
+    until("the server to be unhealthy", || (servers(&gateway, "unhealthy") == 1.0).then_some(()));
 }
