@@ -6,6 +6,7 @@
 mod build;
 mod control;
 mod credentials;
+mod descriptors;
 mod keys;
 mod manager;
 mod refresh;
@@ -73,6 +74,7 @@ pub struct Origin {
 /// When it cannot be started; exit status 78 for a configuration that is wrong.
 pub fn run(options: &RunOptions, stdout: &mut (dyn Write + Send)) -> Result<(), Failure> {
     telemetry::init_tracing();
+    descriptors::raise();
     let inherited = Inherited::take();
     let loaded = load(&options.config)?;
     let runtime = control_runtime()?;

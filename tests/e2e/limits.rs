@@ -139,6 +139,24 @@ fn a_client_that_goes_on_after_a_goaway_is_cut_off() {
     assert_eq!(gateway.get("/public/", &[]).status, 200);
 }
 
+/// What a connection needs is there without anybody's having asked for it.
+#[test]
+fn the_limit_of_descriptors_is_raised_as_far_as_it_may_be() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start_by(&Site::new(&upstream), "ulimit -S -n 200 && ulimit -H -n 700 && exec \"$@\"");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", gateway.id())).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(files.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["700", "700"], "{files}");
+    let line = until("the log line", || {
+        let output = gateway.output();
+        output.lines().find(|line| line.contains("file descriptors are limited")).map(str::to_owned)
+    });
+    assert!(line.contains("700") && line.contains("200"), "{line}");
+    let held: Vec<_> = (0..300).map(|_| gateway.connect()).collect();
+    assert_eq!(gateway.get("/public/", &[]).status, 200);
+    drop(held);
+}
+
 #[test]
 fn a_body_that_drips_is_cut_by_its_rate_and_one_that_takes_too_long_by_its_time() {
     let upstream = Upstream::start();

@@ -42,6 +42,13 @@ impl Gateway {
         Self::await_start(spawn_as(command, site))
     }
 
+    /// The same, by a script of `sh` that ends in `exec "$@"`.
+    pub(crate) fn start_by(site: &Site, script: &str) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_portcullis")]);
+        Self::await_start(spawn_as(command, site))
+    }
+
     fn await_start((mut child, mut output, first_line): Started) -> Self {
         let line = match first_line.recv_timeout(START) {
             Ok(line) => line,
@@ -104,6 +111,11 @@ impl Gateway {
     /// The answer to exactly these bytes.
     pub(crate) fn raw(&self, bytes: &[u8]) -> Response {
         self.connect().send(bytes).response()
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Everything the process has written to standard output and error so far.
