@@ -2,8 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use portcullis::config;
+use portcullis::revocation::{Reason, Source, TargetKind};
+use portcullis::telemetry::Metrics;
+use portcullis::token::Algorithm;
 
 const DOCUMENTS: &[&str] = &[
     "README.md",
@@ -81,6 +85,33 @@ fn the_tests_that_are_named_as_proof_exist() {
         for test in named {
             assert!(sources.contains(&format!("fn {test}(")), "{document} names `{test}`, which is no test");
         }
+    }
+}
+
+/// Every series that can be exported, by its name.
+#[test]
+fn every_series_is_in_the_documents() {
+    let metrics = Metrics::new();
+    metrics.route("r").finished(&http::Method::GET, http::StatusCode::OK, Duration::from_millis(1));
+    metrics.issuer("i").permitted();
+    let _upstream = metrics.upstream("u");
+    let keys = metrics.keys("i");
+    keys.set_age(Duration::from_secs(1));
+    let _rule = metrics.rate_limit("r");
+    metrics.verified(Algorithm::ES256, Duration::from_micros(50));
+    metrics.revoked(TargetKind::Token, Reason::Admin, Source::Admin);
+    metrics.set_certificates([("l", "a.example", Duration::from_secs(1))]);
+    metrics.streams.cut("idle");
+    let (text, documents) = (metrics.render(), read("docs/operations.md"));
+    let mut series: Vec<_> = between(&text, "# TYPE portcullis_", " ");
+    series.sort_unstable();
+    assert!(series.len() > 25, "{series:?}");
+    for name in &series {
+        assert!(documents.contains(&format!("`{name}`")), "{name} is in no document");
+    }
+    for named in documents.lines().filter(|line| line.starts_with("| `")).flat_map(|line| between(line, "`", "`")) {
+        let is_one = named.ends_with("_total") || named.ends_with("_seconds");
+        assert!(!is_one || series.contains(&named), "{named} is no series");
     }
 }
 

@@ -20,6 +20,7 @@ use super::tls::{self, Handshakes};
 use super::{http1, http2};
 use crate::config::Limits;
 use crate::proxy::{Peer, Worker};
+use crate::telemetry::Limit;
 
 /// How long handshakes under way may still take once the drain has begun.
 const LAST_HANDSHAKES: Duration = Duration::from_secs(1);
@@ -95,7 +96,10 @@ async fn in_clear(mut stream: TcpStream, peer: Peer, door: &Rc<Door>) {
     let opening = if chooses {
         let opening = Box::pin(timeout(limits.header_timeout, opening(&mut stream)));
         let opening = tokio::select! {
-            opening = opening => opening.ok().flatten(),
+            opening = opening => opening.unwrap_or_else(|_| {
+                door.worker.local().shared.metrics.limits.hit(Limit::HeaderTimeout);
+                None
+            }),
             () = hurry(&door.ending) => None,
         };
         let Some(opening) = opening else { return };

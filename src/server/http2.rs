@@ -85,6 +85,10 @@ where
             if is_spent && !std::mem::replace(&mut spent, true) {
                 door.worker.local().shared.metrics.limits.hit(Limit::RequestsPerConnection);
             }
+            if !leaving && idle.is_over {
+                let limit = if streams.asked.get() == 0 { Limit::HeaderTimeout } else { Limit::IdleTimeout };
+                door.worker.local().shared.metrics.limits.hit(limit);
+            }
             if !leaving && (idle.is_over || is_spent || listener.hears(cx)) {
                 leaving = true;
                 idle.leave();

@@ -167,4 +167,7 @@ fn who_says_nothing_is_let_go_in_time() {
     let mut frames = Frames::open(gateway.address);
     assert!(frames.send(HEADERS, WHOLE, 1, &get("/public/", &[])));
     assert_eq!(frames.ended(), Some(0));
+    let hits = |limit| gateway.admin().metric("portcullis_limits_hit_total", &[("limit", limit)]);
+    assert_eq!(hits("header_timeout"), 6.0, "each that has made no request");
+    assert!(hits("idle_timeout") >= 1.0);
 }

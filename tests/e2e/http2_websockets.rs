@@ -14,7 +14,7 @@ use crate::support::http2::{Answer, Call};
 use crate::support::{Gateway, Http2, Upstream, bearer, until};
 
 /// Asks for a WebSocket at `path`.
-fn ask(client: &mut Http2, path: &str, headers: &[(&str, &str)]) -> Call {
+pub(crate) fn ask(client: &mut Http2, path: &str, headers: &[(&str, &str)]) -> Call {
     let mut request = Request::builder().method("CONNECT").uri(format!("http://shop.example{path}"));
     for (name, value) in [&[("sec-websocket-version", "13")], headers].concat() {
         request = request.header(name, value);
@@ -23,7 +23,7 @@ fn ask(client: &mut Http2, path: &str, headers: &[(&str, &str)]) -> Call {
 }
 
 /// An open WebSocket, through which something has passed already.
-fn open(client: &mut Http2, token: &str) -> Call {
+pub(crate) fn open(client: &mut Http2, token: &str) -> Call {
     let mut call = ask(client, "/ws", &[("authorization", token)]);
     let answer = call.begin().unwrap();
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -45,7 +45,7 @@ fn say(call: &mut Call, text: &str) {
 }
 
 /// The code and the reason of the Close that comes, after which the stream ends.
-fn closed(call: &mut Call) -> (u16, String) {
+pub(crate) fn closed(call: &mut Call) -> (u16, String) {
     let mut got = Vec::new();
     loop {
         match call.piece() {

@@ -65,3 +65,4 @@ mod upstream_http2;
 mod upstream_limits;
 mod upstream_tls;
 mod watching;
+mod ways_in;
