@@ -121,6 +121,38 @@ fn a_connection_carries_as_many_requests_as_the_server_allows_and_then_there_is_
 }
 
 #[test]
+fn of_the_connections_of_an_earlier_configuration_those_in_use_live_on() {
+    let upstream = Multiplex::scripted(Some(1), |request, mut respond| async move {
+        let goes_on = request.uri().path().ends_with("long");
+        let mut stream = respond.send_response(Response::new(()), false).unwrap();
+        stream.send_data("x".into(), !goes_on).unwrap();
+        if goes_on {
+            std::future::pending::<()>().await;
+        }
+    });
+    let mut site = before(&upstream.url(), "http2");
+    let gateway = site.start();
+    let mut long = gateway.connect();
+    long.send(&request("GET", "/public/long", &[], b""));
+    assert!(long.read_head().unwrap().starts_with(b"HTTP/1.1 200"));
+    assert_eq!(gateway.get("/public/", &[]).status, 200);
+    until("one of each", || {
+        (connections(&gateway, "active") == 1.0 && connections(&gateway, "idle") == 1.0).then_some(())
+    });
+    site.set("/limits", json!({"header_count": 99}));
+    site.write_config();
+    assert_eq!(gateway.admin().post("/v1/reload", &json!({})).status, 200);
+    until("the configuration before to be gone", || {
+        (gateway.admin().metric("portcullis_config_generations", &[]) == 1.0).then_some(())
+    });
+    assert_eq!((connections(&gateway, "active"), connections(&gateway, "idle")), (1.0, 0.0));
+    drop(long);
+    until("the last one to end", || (connections(&gateway, "active") == 0.0).then_some(()));
+    assert_eq!(connections(&gateway, "idle"), 0.0);
+    assert_eq!(gateway.get("/public/", &[]).status, 200);
+}
+
+#[test]
 fn tls_agrees_on_the_protocol() {
     let authority = Authority::new();
     let certificate = authority.issue("localhost");
