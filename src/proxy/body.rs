@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,7 +11,8 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use super::headers::{self, Cleaner};
+use super::headers;
+use super::journal::Journal;
 use super::pace::{Pace, Wait};
 use super::record::Record;
 use super::stream::GRACE;
@@ -81,7 +81,7 @@ pub(super) struct RequestBody {
     /// From when the client was first waited for.
     wait: Option<Box<Wait>>,
     /// What knows how trailers are cleaned.
-    trailers: Option<Arc<Cleaner>>,
+    trailers: Option<Rc<Journal>>,
 }
 
 impl RequestBody {
@@ -119,10 +119,10 @@ impl RequestBody {
         self.progress.clone()
     }
 
-    /// Passes on trailers, cleaned by `cleaner`.
+    /// Passes on trailers, cleaned as `journal` says.
     #[must_use]
-    pub(super) fn with_trailers(mut self, cleaner: &Arc<Cleaner>) -> Self {
-        self.trailers = Some(Arc::clone(cleaner));
+    pub(super) fn with_trailers(mut self, journal: &Rc<Journal>) -> Self {
+        self.trailers = Some(Rc::clone(journal));
         self
     }
 
@@ -187,10 +187,10 @@ impl Body for RequestBody {
                     let data = match frame.into_data() {
                         Ok(data) => data,
                         Err(frame) => {
-                            let (Some(cleaner), Ok(mut trailers)) = (&this.trailers, frame.into_trailers()) else {
+                            let (Some(journal), Ok(mut trailers)) = (&this.trailers, frame.into_trailers()) else {
                                 continue;
                             };
-                            cleaner.clean_trailers(&mut trailers);
+                            journal.cleaner.clean_trailers(&mut trailers);
                             progress.complete.set(true);
                             this.incoming = None;
                             return Poll::Ready(Some(Ok(Frame::trailers(trailers))));

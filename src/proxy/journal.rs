@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::flight::{Flight, Flights};
+use super::headers::Cleaner;
 use super::snapshot::{Shared, Snapshot};
 use crate::telemetry::{AccessLog, DecisionMetrics, RouteMetrics};
 
@@ -30,6 +31,8 @@ pub(super) struct Journal {
     pub(super) route_metrics: Vec<Arc<RouteMetrics>>,
     /// Series by issuer of the gate; the last is for tokens of none.
     pub(super) decision_metrics: Vec<Arc<DecisionMetrics>>,
+    /// What must not reach an upstream, behind a body either.
+    pub(super) cleaner: Arc<Cleaner>,
     names: Names,
 }
 
@@ -61,6 +64,7 @@ impl Journal {
             write_timeout: config.limits.write_timeout,
             route_metrics: snapshot.route_metrics.clone(),
             decision_metrics: snapshot.decision_metrics.clone(),
+            cleaner: Arc::clone(&snapshot.cleaner),
             names,
         }
     }

@@ -245,7 +245,7 @@ async fn pass(
     let pace = Pace::new(&snapshot.config.limits, record.started);
     let mut body = RequestBody::new(incoming, route.max_body, pace);
     if has_body {
-        body = body.with_trailers(&snapshot.cleaner);
+        body = body.with_trailers(&local.journal);
     }
     record.body = body.progress();
 
