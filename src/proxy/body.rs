@@ -66,143 +66,133 @@ impl Progress {
     }
 }
 
-/// A request body on its way to an upstream. Trailers are cleaned as a head is, for an upstream may take
-/// them for one; where nobody can tell what must go, they are dropped.
+/// A request body on its way to an upstream; nothing for one that is empty from the start, as most are, so that
+/// a request without one is small where it goes from hand to hand.
 #[derive(Debug, Default)]
-pub(super) struct RequestBody {
+pub(super) struct RequestBody(Option<Box<Upload>>);
+
+/// One that comes in. Trailers are cleaned as a head is, for an upstream may take them for one; where nobody
+/// can tell what must go, they are dropped.
+#[derive(Debug)]
+struct Upload {
     incoming: Option<Incoming>,
     /// What came already and goes out again, the last of it first.
     again: Vec<Bytes>,
-    /// Shared with whoever watches; a body that is empty from the start has nothing to watch.
-    progress: Option<Rc<Progress>>,
+    /// Shared with whoever watches.
+    progress: Rc<Progress>,
     limit: u64,
-    /// How fast it must come; `None` where nothing comes any more.
-    pace: Option<Pace>,
+    /// How fast it must come.
+    pace: Pace,
     /// From when the client was first waited for.
-    wait: Option<Box<Wait>>,
+    wait: Option<Wait>,
     /// What knows how trailers are cleaned.
     trailers: Option<Rc<Journal>>,
 }
 
 impl RequestBody {
-    /// A body of at most `limit` bytes, which must come at this `pace`.
+    /// A body of at most `limit` bytes, which must come at this `pace`. Trailers are passed on, cleaned as
+    /// `trailers` says, or else dropped.
     #[must_use]
-    pub(super) fn new(incoming: Incoming, limit: Option<u64>, pace: Pace) -> Self {
-        let (incoming, progress) =
-            if incoming.is_end_stream() { (None, None) } else { (Some(incoming), Some(Rc::default())) };
-        Self {
-            incoming,
+    pub(super) fn new(incoming: Incoming, limit: Option<u64>, pace: Pace, trailers: Option<Rc<Journal>>) -> Self {
+        Self(Some(Box::new(Upload {
+            incoming: Some(incoming),
             again: Vec::new(),
-            progress,
+            progress: Rc::default(),
             limit: limit.unwrap_or(u64::MAX),
-            pace: Some(pace),
+            pace,
             wait: None,
-            trailers: None,
-        }
+            trailers,
+        })))
     }
 
     /// No body.
     #[must_use]
-    pub(super) fn empty() -> Self {
-        Self::default()
+    pub(super) const fn empty() -> Self {
+        Self(None)
     }
 
     /// Whether it was empty from the start.
     #[must_use]
     pub(super) const fn is_empty(&self) -> bool {
-        self.progress.is_none()
+        self.0.is_none()
     }
 
     /// Its progress, to be watched from outside; `None` for a body that is empty from the start.
     #[must_use]
     pub(super) fn progress(&self) -> Option<Rc<Progress>> {
-        self.progress.clone()
-    }
-
-    /// Passes on trailers, cleaned as `journal` says.
-    #[must_use]
-    pub(super) fn with_trailers(mut self, journal: &Rc<Journal>) -> Self {
-        self.trailers = Some(Rc::clone(journal));
-        self
+        self.0.as_ref().map(|upload| Rc::clone(&upload.progress))
     }
 
     /// Whether the client has failed to bring it.
     pub(super) fn has_failed(&self) -> bool {
-        self.progress.as_ref().is_some_and(|progress| progress.failure().is_some())
+        self.0.as_ref().is_some_and(|upload| upload.progress.failure().is_some())
     }
 
     /// Puts back what was taken out of it, all of it and in order, to go out again.
     pub(super) fn put_back(&mut self, mut taken: Vec<Bytes>) {
-        taken.reverse();
-        self.again = taken;
+        if let Some(upload) = &mut self.0 {
+            taken.reverse();
+            upload.again = taken;
+        }
     }
+}
 
+impl Upload {
     fn fail(&mut self, failure: BodyFailure) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
         self.incoming = None;
-        if let Some(progress) = &self.progress {
-            progress.failure.set(Some(failure));
-        }
+        self.progress.failure.set(Some(failure));
         Poll::Ready(Some(Err(failure)))
     }
 
     /// What the client fails in. Asked only while nothing comes.
     fn poll_failure(&mut self, cx: &mut Context<'_>) -> Poll<BodyFailure> {
-        let Some(pace) = self.pace else { return Poll::Pending };
-        let received = self.progress.as_ref().map_or(0, |progress| progress.received());
-        self.wait.get_or_insert_with(|| Box::new(pace.wait())).poll_failure(cx, received)
+        let pace = self.pace;
+        self.wait.get_or_insert_with(|| pace.wait()).poll_failure(cx, self.progress.received())
     }
-}
 
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = BodyFailure;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let this = self.get_mut();
-        if let Some(data) = this.again.pop() {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
+        if let Some(data) = self.again.pop() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         loop {
-            let (Some(incoming), Some(progress)) = (&mut this.incoming, &this.progress) else {
-                return Poll::Ready(None);
-            };
+            let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
             let frame = match Pin::new(&mut *incoming).poll_frame(cx) {
                 Poll::Ready(frame) => frame,
                 Poll::Pending => {
-                    let failure = ready!(this.poll_failure(cx));
-                    return this.fail(failure);
+                    let failure = ready!(self.poll_failure(cx));
+                    return self.fail(failure);
                 }
             };
-            if let Some(wait) = &mut this.wait {
+            if let Some(wait) = &mut self.wait {
                 wait.is_over();
             }
             match frame {
                 None => {
-                    progress.complete.set(true);
-                    this.incoming = None;
+                    self.progress.complete.set(true);
+                    self.incoming = None;
                     return Poll::Ready(None);
                 }
-                Some(Err(_)) => return this.fail(BodyFailure::Broken),
+                Some(Err(_)) => return self.fail(BodyFailure::Broken),
                 Some(Ok(frame)) => {
                     let data = match frame.into_data() {
                         Ok(data) => data,
                         Err(frame) => {
-                            let (Some(journal), Ok(mut trailers)) = (&this.trailers, frame.into_trailers()) else {
+                            let (Some(journal), Ok(mut trailers)) = (&self.trailers, frame.into_trailers()) else {
                                 continue;
                             };
                             journal.cleaner.clean_trailers(&mut trailers);
-                            progress.complete.set(true);
-                            this.incoming = None;
+                            self.progress.complete.set(true);
+                            self.incoming = None;
                             return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                         }
                     };
-                    let received = progress.received() + data.len() as u64;
-                    progress.received.set(received);
-                    if received > this.limit {
-                        return this.fail(BodyFailure::TooLarge);
+                    let received = self.progress.received() + data.len() as u64;
+                    self.progress.received.set(received);
+                    if received > self.limit {
+                        return self.fail(BodyFailure::TooLarge);
                     }
                     if incoming.is_end_stream() {
-                        progress.complete.set(true);
+                        self.progress.complete.set(true);
                     }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
@@ -211,7 +201,9 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream) && self.again.is_empty() && !self.has_failed()
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+            && self.again.is_empty()
+            && self.progress.failure().is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -227,10 +219,26 @@ impl Body for RequestBody {
     }
 }
 
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyFailure;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.get_mut().0.as_mut().map_or(Poll::Ready(None), |upload| upload.poll_frame(cx))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|upload| upload.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |upload| upload.size_hint())
+    }
+}
+
 /// A response body on its way to the client.
 pub struct ResponseBody {
     content: Content,
-    sent: u64,
     record: Option<Box<Record>>,
 }
 
@@ -284,7 +292,7 @@ impl ResponseBody {
     #[must_use]
     pub(super) fn whole(bytes: Bytes) -> Self {
         let content = if bytes.is_empty() { Content::Empty } else { Content::Whole(bytes) };
-        Self { content, sent: 0, record: None }
+        Self { content, record: None }
     }
 
     /// The same without what is all there, for a request that asked for the head alone: and how long it
@@ -310,19 +318,17 @@ impl ResponseBody {
         }
         let (silence, watch_due, begun, known) = (None, None, false, false);
         let body = UpstreamBody { incoming, lease, patience, until, silence, watch_due, begun, known };
-        Self { content: Content::Upstream(Box::new(body)), sent: 0, record: None }
+        Self { content: Content::Upstream(Box::new(body)), record: None }
     }
 
     /// Keeps `record` until this body has ended.
-    #[must_use]
-    pub(super) fn recorded(mut self, record: Box<Record>) -> Self {
+    pub(super) fn keep(&mut self, record: Box<Record>) {
         if let Content::Upstream(body) = &mut self.content
             && record.bearer.is_some()
         {
             body.watch_due = Some(body.lease.heard() + GRACE);
         }
         self.record = Some(record);
-        self
     }
 
     /// Whether the token of its request does not allow any more of it. One that is short is over before
@@ -436,8 +442,8 @@ impl Body for ResponseBody {
             },
         };
         this.asked(matches!(frame, Some(Ok(_))));
-        if let Some(Ok(frame)) = &frame {
-            this.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+        if let (Some(Ok(frame)), Some(record)) = (&frame, &mut this.record) {
+            record.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64);
         }
         Poll::Ready(frame)
     }
@@ -462,7 +468,6 @@ impl Body for ResponseBody {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         let Some(record) = &mut self.record else { return };
-        record.bytes_out = self.sent;
         if matches!(&self.content, Content::Upstream(body) if body.known) {
             let ended_by = record.handover.end_answer();
             record.reason = record.reason.or(ended_by);

@@ -27,7 +27,8 @@ pub(super) async fn decide(
         }
         Err(stage) => {
             let goodbye = if leaves && stage.denial == Denial::Expired {
-                goodbye(local, record, demand, head).await
+                // In a box: it is rare, and must not make every request's future larger.
+                Box::pin(goodbye(local, record, demand, head)).await
             } else {
                 Err(stage)
             };

@@ -118,10 +118,12 @@ pub async fn serve(
     if handover.is_leaving() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response.map(|body| body.recorded(record)))
+    response.body_mut().keep(record);
+    Ok(response)
 }
 
-/// The walk of a request.
+/// The walk of a request. What only some requests wait for is in boxes, and does not make every request's future
+/// larger.
 async fn pass(
     local: &Rc<Local>,
     peer: &Peer,
@@ -148,7 +150,7 @@ async fn pass(
         if let Some(rules) = snapshot.rate_limits.of_endpoints() {
             rules.ask_early(record.client, &mut record.told)?;
         }
-        return endpoint::answer(endpoint, local, record, &head, target.query, incoming).await;
+        return Box::pin(endpoint::answer(endpoint, local, record, &head, target.query, incoming)).await;
     }
     let found = snapshot.routes.find(&target.host, target.path.matched(), &head.method);
     let route_index = found.ok_or(Refusal::NoRoute)?;
@@ -174,7 +176,7 @@ async fn pass(
             (Passage::Permitted(permit), Some(place))
         }
         Requirement::Reported(demand) => {
-            report(local, record, demand, &head, host_text).await;
+            Box::pin(report(local, record, demand, &head, host_text)).await;
             (Passage::Unenforced(route.auth.unenforced().ok_or(Refusal::Internal)?), None)
         }
     };
@@ -183,11 +185,11 @@ async fn pass(
     }
     let renewal = renewal::plan(local, record, &passage, &head.headers);
     if let (Renewal::Reused, Some(bearer)) = (renewal, passage.bearer()) {
-        return Err(ending::reused(local, record, bearer).await);
+        return Err(Box::pin(ending::reused(local, record, bearer)).await);
     }
     let mut earned = Earned { renewal, ..Earned::default() };
     if (route.login || route.logout) && !preflight || renewal == Renewal::Exchange {
-        doors(local, record, route, &head, host_text, &mut earned).await?;
+        Box::pin(doors(local, record, route, &head, host_text, &mut earned)).await?;
     }
 
     // The length a request says its body has, as a number.
@@ -242,11 +244,12 @@ async fn pass(
     if let Some(upgrade) = &upgrade {
         upgrade.announce(fields);
     }
-    let pace = Pace::new(&snapshot.config.limits, record.started);
-    let mut body = RequestBody::new(incoming, route.max_body, pace);
-    if has_body {
-        body = body.with_trailers(&local.journal);
-    }
+    let body = if has_body {
+        let pace = Pace::new(&snapshot.config.limits, record.started);
+        RequestBody::new(incoming, route.max_body, pace, Some(Rc::clone(&local.journal)))
+    } else {
+        RequestBody::empty()
+    };
     record.body = body.progress();
 
     // Boxed, for it is large, and goes through many hands.
@@ -295,7 +298,7 @@ async fn doors(
                 family.map(|family| Leaving::session_of_family(local, &family))
             }
         };
-        earned.login = Some(Login { earlier, device: std::mem::take(&mut earned.device) });
+        earned.login = Some(Box::new(Login { earlier, device: std::mem::take(&mut earned.device) }));
     }
     if route.logout {
         let leaving = ending::presented(local, record.time, head, authority).await.map_err(|stage| {
@@ -309,7 +312,7 @@ async fn doors(
                 family.map(|family| Leaving::of_family(local, &family))
             }
         };
-        earned.logout = Some(Logout(leaving));
+        earned.logout = Some(Box::new(Logout(leaving)));
     }
     Ok(())
 }

@@ -42,9 +42,9 @@ pub(super) struct Earned<'a> {
     /// What it may earn.
     pub(super) renewal: Renewal,
     /// On a login route: what its upstream may open a session with.
-    pub(super) login: Option<Login>,
+    pub(super) login: Option<Box<Login>>,
     /// On a logout route: what its upstream may end.
-    pub(super) logout: Option<Logout>,
+    pub(super) logout: Option<Box<Logout>>,
     /// Where its token was.
     pub(super) credential: Option<&'a TokenPlace>,
     /// Where it came from, if that may be needed.
@@ -107,12 +107,13 @@ pub(super) async fn finish(
         }
         None => drop(headers.remove(deliver::SESSION_GRANT)),
     }
-    if let Some(Logout(leaving)) = logout {
+    // What follows waits for something, in boxes: it is rare, and must not make every request's future larger.
+    if let Some(Logout(leaving)) = logout.map(|it| *it) {
         if !is_accepted(status) || record.method == Method::OPTIONS {
             return Ok(());
         }
         if let Some(leaving) = leaving {
-            leaving.end(local, record, Source::Logout).await?;
+            Box::pin(leaving.end(local, record, Source::Logout)).await?;
         }
         return ending::clear_browser(local, headers);
     }
@@ -121,13 +122,13 @@ pub(super) async fn finish(
         && is_accepted(status)
         && record.method != Method::OPTIONS
     {
-        return opening::log_in(local, sessions, grant, login, record, headers).await;
+        return Box::pin(opening::log_in(local, sessions, grant, *login, record, headers)).await;
     }
     if renewal == Renewal::None || !is_renewable(status) || record.method == Method::OPTIONS {
         return Ok(());
     }
     if let (Some(bearer), Some(credential)) = (passage.bearer(), credential) {
-        renew(local, record, sessions, (bearer, renewal, credential, device), headers).await?;
+        Box::pin(renew(local, record, sessions, (bearer, renewal, credential, device), headers)).await?;
     }
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! The requests of an HTTP/1.1 connection, one after the other, and the tunnel it may become.
 
 use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
 use std::error::Error;
 use std::future::poll_fn;
 use std::io;
@@ -11,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use http::{HeaderValue, Request, StatusCode, header};
+use http::Request;
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -48,20 +47,12 @@ where
         service_fn(move |request| {
             let violation = watch.borrow_mut().head_read(framing(&request));
             asked.set(asked.get() + 1);
-            let is_last = asked.get() >= most;
-            if is_last {
+            if asked.get() >= most {
                 metrics.limits.hit(Limit::RequestsPerConnection);
+                // Its answer says so; the parser sees that, too, and reads no further request.
+                handover.leave();
             }
-            let answering =
-                serve(Rc::clone(&worker), Rc::clone(&peer), Rc::clone(&handover), violation.map(refusal), request);
-            async move {
-                let mut response = answering.await?;
-                if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                    // The parser sees it, too, and reads no further request.
-                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                }
-                Ok::<_, Infallible>(response)
-            }
+            serve(Rc::clone(&worker), Rc::clone(&peer), Rc::clone(&handover), violation.map(refusal), request)
         })
     };
     let head = HeadTimer::new();

@@ -71,7 +71,8 @@ pub(super) async fn read(local: &Local, head: &Parts, body: Incoming) -> Result<
         Some(b"application/json") => parse_json,
         Some(_) | None => return Ok(Form::default()),
     };
-    let body = RequestBody::new(body, Some(FORM_BYTES_MAX), Pace::new(&local.snapshot.config.limits, Instant::now()));
+    let pace = Pace::new(&local.snapshot.config.limits, Instant::now());
+    let body = RequestBody::new(body, Some(FORM_BYTES_MAX), pace, None);
     let body = body.collect().await.map_err(FormError::Body)?;
     parse(&body.to_bytes())
 }

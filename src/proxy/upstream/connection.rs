@@ -4,7 +4,7 @@ use std::error::Error;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, ready};
@@ -32,7 +32,8 @@ use crate::config::{Protocol, Server, Upstream};
 use crate::proxy::body::{Progress, RequestBody};
 use crate::telemetry::UpstreamMetrics;
 
-/// An open connection to a server over which one request goes at a time.
+/// An open connection to a server over which one request goes at a time. Kept in a box: it goes from request to
+/// request.
 #[derive(Debug)]
 pub(super) struct Connection {
     sender: SendRequest<RequestBody>,
@@ -49,7 +50,7 @@ pub(super) struct Connection {
 #[derive(Debug)]
 pub(super) enum Opened {
     /// For one request at a time.
-    Http1(Connection),
+    Http1(Box<Connection>),
     /// For many.
     Http2(Rc<Http2>),
 }
@@ -189,7 +190,8 @@ impl Place {
             }
         });
         let (task, late) = (task.abort_handle(), Alarm::new(self.response_timeout));
-        Ok(Opened::Http1(Connection { sender, task, address, born: Instant::now(), late, _slot: slot }))
+        let connection = Connection { sender, task, address, born: Instant::now(), late, _slot: slot };
+        Ok(Opened::Http1(Box::new(connection)))
     }
 }
 
@@ -226,7 +228,8 @@ impl Connection {
         patience: Patience,
     ) -> Result<Response<Incoming>, Unanswered> {
         let Self { sender, late, .. } = self;
-        match wait(sender.try_send_request(*request), progress, patience, late).await {
+        let sending = pin!(sender.try_send_request(*request));
+        match wait(sending, progress, patience, late).await {
             Some(Ok(response)) => Ok(response),
             Some(Err(mut error)) => {
                 let unsent = error.take_message().map(Box::new);
@@ -240,19 +243,18 @@ impl Connection {
 }
 
 /// Waits until `sending` is done; `None` when that takes too long.
-pub(super) async fn wait<F: Future>(
-    sending: F,
+pub(super) async fn wait<F: Future + Unpin>(
+    mut sending: F,
     progress: Option<&Progress>,
     patience: Patience,
     late: &mut Alarm,
 ) -> Option<F::Output> {
-    let mut sending = pin!(sending);
     let received = || progress.map_or(0, Progress::received);
     let mut seen = received();
     late.set(Some(patience.from + patience.span));
     let outcome = poll_fn(|cx| {
         loop {
-            if let Poll::Ready(outcome) = sending.as_mut().poll(cx) {
+            if let Poll::Ready(outcome) = Pin::new(&mut sending).poll(cx) {
                 return Poll::Ready(Some(outcome));
             }
             ready!(late.poll_due(cx));

@@ -38,7 +38,7 @@ pub(in crate::proxy) struct Lease {
 #[derive(Debug)]
 pub(super) enum Held {
     /// A connection of its own.
-    Http1(Connection),
+    Http1(Box<Connection>),
     /// A part of one.
     Http2(Stream),
 }

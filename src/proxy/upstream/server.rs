@@ -47,7 +47,7 @@ pub(super) struct ServerPool {
 
 #[derive(Debug)]
 struct Idle {
-    connection: Connection,
+    connection: Box<Connection>,
     since: Instant,
 }
 
@@ -126,7 +126,7 @@ impl ServerPool {
     }
 
     /// The connection used last, if one is idle and open at `now`. Older ones beyond their time are closed.
-    fn take(&self, now: Instant) -> Option<Connection> {
+    fn take(&self, now: Instant) -> Option<Box<Connection>> {
         let mut idle = self.idle.borrow_mut();
         while let Some(last) = idle.pop() {
             self.metrics.idle.dec();
@@ -145,7 +145,7 @@ impl ServerPool {
 
     /// Keeps `connection`, idle as if since it was last heard of: after an answer that took longer than
     /// idle connections are kept, it will not be used again.
-    pub(super) fn put(&self, connection: Connection, since: Instant) {
+    pub(super) fn put(&self, connection: Box<Connection>, since: Instant) {
         if self.retired.get() || self.is_old(connection.born(), since) || !self.is_listed(connection.address()) {
             return;
         }
