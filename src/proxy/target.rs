@@ -188,8 +188,9 @@ fn bare_host(host: &str) -> Result<&str, Refusal> {
             (address, "v6", port)
         }
         None => {
-            let colon = host.bytes().position(|byte| byte == b':').unwrap_or(host.len());
-            let (name, port) = host.split_at(colon);
+            let of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+            let end = host.bytes().position(|byte| !of_name(byte)).unwrap_or(host.len());
+            let (name, port) = host.split_at(end);
             (name, name, port)
         }
     };
@@ -199,9 +200,7 @@ fn bare_host(host: &str) -> Result<&str, Refusal> {
             digits.is_empty() || (digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.parse::<u16>().is_ok())
         }
     };
-    let name_fits = !name.is_empty()
-        && name.len() <= 255
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
+    let name_fits = (1..=255).contains(&name.len());
     if port_fits && name_fits { Ok(bare) } else { malformed }
 }
 

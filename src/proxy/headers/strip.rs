@@ -65,8 +65,9 @@ const MISLEADING: [&str; 18] = [
 /// Removes what must not reach an upstream. Built once for a configuration.
 #[derive(Debug)]
 pub(in crate::proxy) struct Cleaner {
-    /// First bytes of names that need a closer look, so that most are passed over at once.
-    suspect: [bool; 256],
+    /// By first byte of a name, the last bytes, each a bit, of those that need a closer look: most names are
+    /// passed over at once.
+    suspect: [u128; 128],
     /// Names never let through.
     refused: Names,
     /// Names let through from trusted proxies in their exact spelling.
@@ -127,15 +128,16 @@ impl Cleaner {
         });
         let refused = Names::new(identity.chain(MISLEADING));
         let forwarding = Names::new(FORWARDING);
-        let known = refused.0.iter().chain(&forwarding.0).filter_map(|name| name.first().copied());
-        // `DPoP`, `Via`, `traceparent` and `tracestate` are looked for as well.
-        let hop = HOP_BY_HOP.iter().filter_map(|name| name.as_str().bytes().next());
-        let mut suspect = [false; 256];
-        for first in known.chain(hop).chain(*b"dvt") {
-            suspect[usize::from(first)] = true;
-        }
-        for other in 0..=255_u8 {
-            suspect[usize::from(other)] |= !other.is_ascii_alphanumeric();
+        let unusual = (0..128_u8).filter(|byte| !byte.is_ascii_alphanumeric());
+        let unusual = unusual.fold(0, |bits, byte| bits | 1_u128 << byte);
+        // Whatever begins with what is left out when names are compared is looked at.
+        let mut suspect = std::array::from_fn(|first| if unusual & 1 << first == 0 { 0 } else { u128::MAX });
+        let noted = [DPOP, header::VIA, TRACEPARENT, TRACESTATE];
+        let noted = HOP_BY_HOP.iter().chain(&noted).map(HeaderName::as_str);
+        let known = refused.0.iter().chain(&forwarding.0).map(Vec::as_slice);
+        for name in known.chain(noted.map(str::as_bytes)) {
+            let (Some(first), Some(last)) = (name.first(), name.last()) else { continue };
+            suspect[usize::from(*first)] |= unusual | 1 << last;
         }
         let tokens = Names::new(tokens.iter().filter_map(|place| match place {
             TokenPlace::Header(name) => Some(name.as_str()),
@@ -151,8 +153,7 @@ impl Cleaner {
         let mut hop = HopByHop::default();
         let mut gone = Vec::new();
         for name in headers.keys() {
-            let Some(first) = name.as_str().as_bytes().first() else { continue };
-            if !self.suspect[usize::from(*first)] || hop.notes(name) {
+            if !self.suspects(name.as_str().as_bytes()) || hop.notes(name) {
                 continue;
             }
             let forwarding = self.forwarding.has(name.as_str());
@@ -192,6 +193,12 @@ impl Cleaner {
     fn is_refused_behind(&self, name: &HeaderName) -> bool {
         let name = name.as_str();
         self.refused.has(name) || self.forwarding.has(name) || self.tokens.has(name)
+    }
+
+    /// Whether a name needs a closer look. It is ASCII.
+    fn suspects(&self, name: &[u8]) -> bool {
+        let (Some(first), Some(last)) = (name.first(), name.last()) else { return false };
+        self.suspect.get(usize::from(*first)).is_none_or(|lasts| lasts >> (last & 127) & 1 != 0)
     }
 }
 

@@ -32,8 +32,10 @@ fn every_spelling_of_an_identity_field_is_removed() {
         "x_auth_request_user",
         "X.Auth.Request.User",
         "_x-auth!request#user",
+        "X-Auth-Request-User_",
         "Remote-Account",
         "remote_account",
+        "remote-account~",
         "X-Auth-Request-Account",
     ];
     for spelling in spellings {
