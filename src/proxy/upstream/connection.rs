@@ -243,32 +243,31 @@ impl Connection {
 }
 
 /// Waits until `sending` is done; `None` when that takes too long.
-pub(super) async fn wait<F: Future + Unpin>(
+pub(super) fn wait<F: Future + Unpin>(
     mut sending: F,
     progress: Option<&Progress>,
     patience: Patience,
     late: &mut Alarm,
-) -> Option<F::Output> {
-    let received = || progress.map_or(0, Progress::received);
+) -> impl Future<Output = Option<F::Output>> {
+    let received = move || progress.map_or(0, Progress::received);
     let mut seen = received();
     late.set(Some(patience.from + patience.span));
-    let outcome = poll_fn(|cx| {
+    poll_fn(move |cx| {
         loop {
             if let Poll::Ready(outcome) = Pin::new(&mut sending).poll(cx) {
+                late.set(None);
                 return Poll::Ready(Some(outcome));
             }
             ready!(late.poll_due(cx));
             // The time runs from the end of the request: while its body moves, nobody is late.
             if progress.is_none_or(Progress::is_complete) || received() == seen {
+                late.set(None);
                 return Poll::Ready(None);
             }
             seen = received();
             late.set(Some(Instant::now() + patience.span));
         }
-    });
-    let outcome = outcome.await;
-    late.set(None);
-    outcome
+    })
 }
 
 /// Whether a connection broke because TLS did. With TLS 1.3, a server that is not content with the
