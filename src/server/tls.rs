@@ -102,7 +102,13 @@ impl Handshakes {
         patience: Duration,
     ) -> Option<TlsStream<TcpStream>> {
         let accepting = async {
-            let _turn = self.turns.take().await?;
+            let _turn = match self.turns.try_take() {
+                Some(turn) => turn,
+                None => {
+                    self.metrics.limits.hit(Limit::HandshakesPerWorker);
+                    self.turns.take().await?
+                }
+            };
             match TlsAcceptor::from(identity.config()).accept(stream).await {
                 Ok(stream) => Some(stream),
                 Err(error) => {

@@ -20,6 +20,8 @@ pub enum Limit {
     ConnectionsPerWorker,
     /// A TLS handshake took too long.
     HandshakeTimeout,
+    /// Too many TLS handshakes of one worker: it waited for its turn.
+    HandshakesPerWorker,
     /// A request head was too large.
     HeaderBytes,
     /// A request head had too many fields.
@@ -57,13 +59,14 @@ pub enum Limit {
 }
 
 impl Limit {
-    const ALL: [Self; 23] = [
+    const ALL: [Self; 24] = [
         Self::BodyMinRate,
         Self::BodyTimeout,
         Self::Connections,
         Self::ConnectionsPerClient,
         Self::ConnectionsPerWorker,
         Self::HandshakeTimeout,
+        Self::HandshakesPerWorker,
         Self::HeaderBytes,
         Self::HeaderCount,
         Self::HeaderTimeout,
@@ -91,6 +94,7 @@ impl Limit {
             Self::ConnectionsPerClient => "connections_per_client",
             Self::ConnectionsPerWorker => "connections_per_worker",
             Self::HandshakeTimeout => "handshake_timeout",
+            Self::HandshakesPerWorker => "handshakes_per_worker",
             Self::HeaderBytes => "header_bytes",
             Self::HeaderCount => "header_count",
             Self::HeaderTimeout => "header_timeout",

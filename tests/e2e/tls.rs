@@ -303,6 +303,8 @@ fn who_does_not_finish_a_handshake_is_dropped_and_keeps_nobody_out() {
     let answer = until("an answer", || client.ask(&gateway, "/public/", &[]).ok());
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert!(silent.iter_mut().all(Connection::is_closed));
+    let hits = |limit| gateway.admin().metric("portcullis_limits_hit_total", &[("limit", limit)]);
+    assert!(hits("handshakes_per_worker") >= 2.0 && hits("handshake_timeout") >= 4.0);
 }
 
 #[test]
