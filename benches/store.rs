@@ -1,4 +1,4 @@
-//! How many revocations become durable in a second, and how long a start takes.
+//! How many revocations become durable in a second, how long a start takes, and how long to hear of many.
 //!
 //! `PORTCULLIS_BENCH_ENTRIES` sets the size of the replay (1,000,000).
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a bench tells its figures, and ends when it cannot")]
@@ -160,7 +160,7 @@ fn main() {
     let reading = start.elapsed();
     drop(bytes);
     let start = Instant::now();
-    let (_ledger, map) = open(folder.path());
+    let (ledger, map) = open(folder.path());
     let replay = start.elapsed();
     assert_eq!(map.len() as u64, entries);
     println!(
@@ -168,5 +168,26 @@ fn main() {
         replay.as_secs_f64() * 1e6 / entries as f64,
         replay.as_secs_f64() / reading.as_secs_f64()
     );
+    drop(ledger);
+    adopt(folder.path(), 100_000);
     criterion.final_summary();
+}
+
+/// What it takes to hear of so many entries of another node, beside those that are there; and to hear of them again.
+fn adopt(folder: &Path, entries: u64) {
+    let store = SqliteStore::open(folder, AcceptLoss::No).unwrap();
+    let at = Clock::System.now();
+    for what in ["new", "known"] {
+        let start = Instant::now();
+        for first in (0..entries).step_by(1_000) {
+            let batch = (first..first + 1_000).map(|n| Entry {
+                origin: "another".to_owned(),
+                origin_seq: n + 1,
+                version: Entry::VERSION,
+                body: Body::Revocation(revocation((n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 16, at)),
+            });
+            store.adopt(batch.collect(), Vec::new(), Vec::new()).blocking_recv().unwrap().unwrap();
+        }
+        println!("adopted {entries} {what} entries in {:?}", start.elapsed());
+    }
 }

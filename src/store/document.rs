@@ -37,6 +37,17 @@ impl DocumentKind {
     /// All kinds, in the order of their numbers.
     pub const ALL: [Self; 4] = [Self::Family, Self::Session, Self::Replacement, Self::Key];
 
+    /// The name in exported lines.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Family => "family",
+            Self::Session => "session",
+            Self::Replacement => "replacement",
+            Self::Key => "key",
+        }
+    }
+
     /// Its place in [`ALL`](Self::ALL).
     pub(super) const fn place(self) -> usize {
         self as usize - 1
@@ -123,18 +134,24 @@ pub(super) fn check(writes: &[DocumentWrite]) -> Result<(), StoreError> {
     }
     let mut seen = HashSet::with_capacity(writes.len());
     for DocumentWrite { document, .. } in writes {
-        if document.body.len() > MAX_DOCUMENT_BYTES {
-            return Err(UnfitDocument::TooLong.into());
-        }
-        if document.key.len() > MAX_DOCUMENT_KEY_BYTES {
-            return Err(UnfitDocument::KeyTooLong.into());
-        }
-        if document.revision == 0 || i64::try_from(document.revision).is_err() {
-            return Err(UnfitDocument::Revision.into());
-        }
+        check_one(document)?;
         if !seen.insert((document.kind, document.key.as_str())) {
             return Err(UnfitDocument::Twice.into());
         }
+    }
+    Ok(())
+}
+
+/// Refuses a document that no store takes.
+pub(super) fn check_one(document: &Document) -> Result<(), UnfitDocument> {
+    if document.body.len() > MAX_DOCUMENT_BYTES {
+        return Err(UnfitDocument::TooLong);
+    }
+    if document.key.len() > MAX_DOCUMENT_KEY_BYTES {
+        return Err(UnfitDocument::KeyTooLong);
+    }
+    if document.revision == 0 || i64::try_from(document.revision).is_err() {
+        return Err(UnfitDocument::Revision);
     }
     Ok(())
 }

@@ -4,9 +4,15 @@
 //! A store never loosens anything by accident. What was acknowledged is there after a crash; what is
 //! damaged, emptied, swapped or missing is an error that names the way out, never "nothing is
 //! revoked"; after a failed write nothing is acknowledged any more.
+//!
+//! A node keeps what it says itself and what it hears from others, side by side. Two nodes may use one id,
+//! so an entry is told from others by its origin and its number there.
 
 mod document;
+mod exchange;
+mod lines;
 mod memory;
+mod other;
 mod record;
 mod sqlite;
 
@@ -20,8 +26,11 @@ pub use self::document::{
     Document, DocumentKind, DocumentWrite, MAX_DOCUMENT_BYTES, MAX_DOCUMENT_KEY_BYTES, MAX_DOCUMENTS,
     MAX_DOCUMENTS_PER_PUT, Put, UnfitDocument,
 };
+pub use self::exchange::{AdoptAcknowledgement, Adopted, Adoption, MAX_ORIGIN_BYTES, UnfitEntry, Written, WrittenWhat};
+pub use self::lines::{Header, LINES_VERSION, Line, LineError, MAX_LINE_BYTES};
 pub use self::memory::MemoryStore;
-pub use self::sqlite::{AcceptLoss, Damage, OpenError, SqliteStore};
+pub use self::other::{MAX_OTHER_BYTES, MAX_OTHER_KIND_BYTES, MAX_OTHER_TARGETS, Other};
+pub use self::sqlite::{AcceptLoss, Damage, OpenError, Rebuilt, Snapshot, SqliteStore, rebuild};
 use crate::revocation::{InForce, Lift, RecordId, Revocation, Target, TargetKind};
 use crate::time::Timestamp;
 
@@ -32,6 +41,40 @@ pub enum Body {
     Revocation(Revocation),
     /// A tombstone.
     Lift(Lift),
+    /// What a later release says.
+    Other(Other),
+}
+
+impl Body {
+    /// The id of the record.
+    #[must_use]
+    pub const fn id(&self) -> &RecordId {
+        match self {
+            Self::Revocation(it) => &it.id,
+            Self::Lift(it) => &it.id,
+            Self::Other(it) => &it.id,
+        }
+    }
+
+    /// When it was made.
+    #[must_use]
+    pub const fn at(&self) -> Timestamp {
+        match self {
+            Self::Revocation(it) => it.at,
+            Self::Lift(it) => it.at,
+            Self::Other(it) => it.at,
+        }
+    }
+
+    /// From when on it may be forgotten; `None`: never.
+    #[must_use]
+    pub const fn forget_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Revocation(it) => it.forget_at,
+            Self::Lift(it) => it.forget_at,
+            Self::Other(it) => it.forget_at,
+        }
+    }
 }
 
 /// One record with its place in the history of the node that made it.
@@ -86,7 +129,7 @@ pub struct Live<'a> {
 pub struct Kept {
     /// The record.
     pub revocation: Revocation,
-    /// Its tombstone; without one it is in force.
+    /// Its tombstone, one of them if there are several; without one it is in force.
     pub lifted: Option<Lift>,
 }
 
@@ -152,7 +195,7 @@ pub struct StoreStatus {
     pub store_id: String,
     /// The number of the newest entry.
     pub sequence: u64,
-    /// How many rows it keeps: revocations, tombstones, documents and settings.
+    /// How many rows it keeps: revocations, tombstones, records of later releases, documents and settings.
     pub records: u64,
     /// Why it no longer acknowledges anything; `None` while all is well.
     pub failure: Option<String>,
@@ -191,6 +234,9 @@ pub enum StoreError {
     /// What should be put is no document of a store. Nothing was written.
     #[error(transparent)]
     Unfit(#[from] UnfitDocument),
+    /// What should be kept is no entry of a store. Nothing was written.
+    #[error(transparent)]
+    UnfitEntry(#[from] UnfitEntry),
 }
 
 /// The answer to an append: one outcome an entry, in order, once all of them are durable.
@@ -201,9 +247,12 @@ pub type PutAcknowledgement = oneshot::Receiver<Result<Put, StoreError>>;
 
 /// A place where entries and documents survive.
 ///
-/// Entries of one `append` become durable together, and so do the documents of one `put`; appends and
-/// puts in the order in which they were made. All methods but `append`, `put` and `status` block; call
-/// them where that is allowed.
+/// Entries of one `append` become durable together, and so do the documents of one `put` and all of one
+/// `adopt`; these in the order in which they were made. All methods but `append`, `put`, `adopt` and
+/// `status` block; call them where that is allowed.
+///
+/// A lift lifts every record with the id it names and with its own target, whoever made it and whichever
+/// came first; never a record of another target, for two nodes may have used one id for two things.
 pub trait Store: Send + Sync + fmt::Debug {
     /// Which store this is: a UUID drawn when it was made, and the origin of this node's entries.
     fn store_id(&self) -> &str;
@@ -211,13 +260,47 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// The highest `origin_seq` among this node's own entries, ever.
     fn own_sequence(&self) -> u64;
 
-    /// Queues entries to be written and returns at once. An empty append is a barrier: it is answered
-    /// when everything appended before is durable.
+    /// Queues this node's own entries to be written and returns at once. An id that another record of the
+    /// sort has is a conflict, and so is a second lift of what is lifted. An empty append is a barrier: it
+    /// is answered when everything appended before is durable.
     fn append(&self, entries: Vec<Entry>) -> Acknowledgement;
 
+    /// Queues what other nodes have said, and returns at once: all of it and the settings `progress` become
+    /// durable together.
+    ///
+    /// An entry that is there already, by origin, number and id, is [`Appended::Known`]; another with the
+    /// same id is no conflict: both are kept. A document takes the place of one with a lower revision, and
+    /// of one with the same revision and a smaller body (byte by byte), so that all nodes end with the same
+    /// one; beyond [`MAX_DOCUMENTS`] of its kind a new one is not taken. An entry of this node's own origin
+    /// (a copy was put back) counts for [`own_sequence`](Self::own_sequence).
+    ///
+    /// Answered with [`StoreError::UnfitEntry`] or [`StoreError::Unfit`] when any of it is nothing a store
+    /// keeps: then none of it was written.
+    fn adopt(
+        &self,
+        entries: Vec<Entry>,
+        documents: Vec<Adopted>,
+        progress: Vec<(String, String)>,
+    ) -> AdoptAcknowledgement;
+
+    /// What this node wrote itself, entries and documents, with a number above `after`, in the order of
+    /// their numbers, at most `limit`. A document is there with its last number only.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    fn written(&self, after: u64, limit: usize) -> Result<Vec<Written>, StoreError>;
+
+    /// Hands out every entry, whoever made it, in no particular order.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read: then some were not handed out.
+    fn entries(&self, each: &mut dyn FnMut(Entry)) -> Result<(), StoreError>;
+
     /// Hands out the effect of every record that is not lifted, and of every lift that left a cutoff,
-    /// in no particular order and from several threads, and verifies every record on the way.
-    /// Belongs before the first append.
+    /// in no particular order and from several threads, and verifies every record on the way. What an
+    /// [`Other`] restricts is a block. Belongs before the first append.
     ///
     /// # Errors
     ///
@@ -232,7 +315,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// When the store cannot be read.
     fn live(&self, target: &Target, each: &mut dyn FnMut(Live<'_>)) -> Result<(), StoreError>;
 
-    /// The revocation with this id, lifted or not.
+    /// The revocation with this id, lifted or not; of several, one that is not lifted. An [`Other`] is
+    /// not found: what it says is for a later release.
     ///
     /// # Errors
     ///
@@ -246,13 +330,13 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// When the store cannot be read.
     fn is_lift(&self, id: &RecordId) -> Result<bool, StoreError>;
 
-    /// Whether a lift of this id is kept, whether or not the revocation still is: no other record
-    /// can be in force under it.
+    /// Whether a lift of a revocation with this id and of this target is kept, whether or not the
+    /// revocation still is: no other record of the target can be in force under it.
     ///
     /// # Errors
     ///
     /// When the store cannot be read.
-    fn is_lifted(&self, id: &RecordId) -> Result<bool, StoreError>;
+    fn is_lifted(&self, id: &RecordId, target: &Target) -> Result<bool, StoreError>;
 
     /// The newest revocations of a target that are not lifted, at most `limit`.
     ///
@@ -261,7 +345,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// When the store cannot be read.
     fn of_target(&self, target: &Target, limit: usize) -> Result<Vec<Revocation>, StoreError>;
 
-    /// At most `limit` revocations that fit the filter, newest first, from the cursor on.
+    /// At most `limit` revocations that fit the filter, newest first, from the cursor on; none of
+    /// [`Other`].
     ///
     /// # Errors
     ///
@@ -286,8 +371,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// When the store cannot be read: then some were not handed out.
     fn documents(&self, kind: DocumentKind, each: &mut dyn FnMut(Document)) -> Result<(), StoreError>;
 
-    /// Drops at most `limit` entries and documents whose `forget_at` is before `before`; returns how
-    /// many. A tombstone goes after everything that could go with it.
+    /// Drops at most `limit` entries and documents whose `forget_at` is before `before`, whoever made
+    /// them; returns how many. A tombstone goes after everything that could go with it.
     ///
     /// # Errors
     ///

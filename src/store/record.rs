@@ -47,27 +47,38 @@ pub(super) enum RecordBody<'a> {
 pub(super) struct Unreadable;
 
 impl<'a> Record<'a> {
-    /// `entry` as it is stored under the number `seq`.
-    pub(super) fn of(seq: i64, entry: &'a Entry) -> Self {
-        let (id, target, actor, note, at, forget_at) = match &entry.body {
-            Body::Revocation(it) => (&it.id, &it.target, &it.actor, &it.note, it.at, it.forget_at),
-            Body::Lift(it) => (&it.id, &it.target, &it.actor, &it.note, it.at, it.forget_at),
+    /// The revocation `it` of `entry` as it is stored under the number `seq`.
+    pub(super) fn revocation(seq: i64, entry: &'a Entry, it: &'a Revocation) -> Self {
+        let (issued, authenticated) = match it.form {
+            Form::Block => (None, None),
+            Form::Before { issued, authenticated } => (issued, authenticated),
         };
-        let body = match &entry.body {
-            Body::Revocation(it) => {
-                let (issued, authenticated) = match it.form {
-                    Form::Block => (None, None),
-                    Form::Before { issued, authenticated } => (issued, authenticated),
-                };
-                RecordBody::Revocation {
-                    issued: issued.map(Timestamp::millis),
-                    authenticated: authenticated.map(Timestamp::millis),
-                    reason: it.reason as i64,
-                    source: it.source as i64,
-                }
-            }
-            Body::Lift(it) => RecordBody::Lift { of: it.of.as_str(), leaves: it.leaves.map(Timestamp::millis) },
+        let body = RecordBody::Revocation {
+            issued: issued.map(Timestamp::millis),
+            authenticated: authenticated.map(Timestamp::millis),
+            reason: it.reason as i64,
+            source: it.source as i64,
         };
+        let (said, ends) = ((&*it.actor, it.note.as_deref()), (it.at, it.forget_at));
+        Self::of(seq, entry, &it.id, &it.target, body, said, ends)
+    }
+
+    /// The lift `it` of `entry` as it is stored under the number `seq`.
+    pub(super) fn lift(seq: i64, entry: &'a Entry, it: &'a Lift) -> Self {
+        let body = RecordBody::Lift { of: it.of.as_str(), leaves: it.leaves.map(Timestamp::millis) };
+        let (said, ends) = ((&*it.actor, it.note.as_deref()), (it.at, it.forget_at));
+        Self::of(seq, entry, &it.id, &it.target, body, said, ends)
+    }
+
+    fn of(
+        seq: i64,
+        entry: &'a Entry,
+        id: &'a RecordId,
+        target: &'a Target,
+        body: RecordBody<'a>,
+        (actor, note): (&'a str, Option<&'a str>),
+        (at, forget_at): (Timestamp, Option<Timestamp>),
+    ) -> Self {
         Self {
             seq,
             origin: &entry.origin,
@@ -79,7 +90,7 @@ impl<'a> Record<'a> {
             value: &target.value,
             body,
             actor,
-            note: note.as_deref(),
+            note,
             at: at.millis(),
             forget_at: forget_at.map(Timestamp::millis),
         }
@@ -140,6 +151,16 @@ impl<'a> Record<'a> {
         named(TargetKind::ALL, self.kind, |kind| kind as i64)
     }
 
+    /// The record with its place in the history of its node.
+    pub(super) fn entry(&self) -> Result<Entry, Unreadable> {
+        Ok(Entry {
+            origin: self.origin.to_owned(),
+            origin_seq: self.origin_seq.cast_unsigned(),
+            version: u16::try_from(self.version).map_err(|_| Unreadable)?,
+            body: self.read()?,
+        })
+    }
+
     /// The record in the words of the domain.
     pub(super) fn read(&self) -> Result<Body, Unreadable> {
         self.known_version()?;
@@ -174,15 +195,19 @@ fn form(issued: Option<i64>, authenticated: Option<i64>) -> Form {
     }
 }
 
-fn record_id(text: &str) -> Result<RecordId, Unreadable> {
+pub(super) fn record_id(text: &str) -> Result<RecordId, Unreadable> {
     text.parse().map_err(|_| Unreadable)
 }
 
-fn time(millis: Option<i64>) -> Option<Timestamp> {
+pub(super) fn time(millis: Option<i64>) -> Option<Timestamp> {
     millis.map(Timestamp::from_millis)
 }
 
-fn named<T: Copy, const N: usize>(all: [T; N], number: i64, number_of: fn(T) -> i64) -> Result<T, Unreadable> {
+pub(super) fn named<T: Copy, const N: usize>(
+    all: [T; N],
+    number: i64,
+    number_of: fn(T) -> i64,
+) -> Result<T, Unreadable> {
     all.into_iter().find(|it| number_of(*it) == number).ok_or(Unreadable)
 }
 
@@ -233,6 +258,14 @@ mod tests {
         }
     }
 
+    fn record(entry: &Entry) -> Record<'_> {
+        match &entry.body {
+            Body::Revocation(it) => Record::revocation(3, entry, it),
+            Body::Lift(it) => Record::lift(3, entry, it),
+            Body::Other(_) => panic!("{entry:?}"),
+        }
+    }
+
     fn lift() -> Entry {
         Entry {
             body: Body::Lift(Lift {
@@ -252,16 +285,16 @@ mod tests {
     #[test]
     fn what_is_stored_reads_as_what_was_said() {
         for entry in [revocation(), lift()] {
-            assert_eq!(Record::of(3, &entry).read(), Ok(entry.body.clone()));
+            assert_eq!(record(&entry).entry(), Ok(entry.clone()));
         }
-        let cut = Record::of(3, &lift()).effect().map(|it| it.map(|it| it.form));
+        let cut = record(&lift()).effect().map(|it| it.map(|it| it.form));
         assert_eq!(cut, Ok(Some(Form::Before { issued: Some(Timestamp::from_secs(8)), authenticated: None })));
     }
 
     #[test]
     fn every_field_counts() {
         let entry = revocation();
-        let record = Record::of(3, &entry);
+        let record = record(&entry);
         let mut seen = vec![record.checksum(&mut Vec::new())];
         let body =
             |issued, authenticated, reason, source| RecordBody::Revocation { issued, authenticated, reason, source };
@@ -298,7 +331,7 @@ mod tests {
     #[test]
     fn a_later_format_is_not_guessed_at() {
         let entry = revocation();
-        let record = Record::of(3, &entry);
+        let record = record(&entry);
         assert_eq!(Record { version: 2, ..record }.read(), Err(Unreadable));
         assert_eq!(Record { version: 2, ..record }.effect(), Err(Unreadable));
         assert_eq!(Record { kind: 8, ..record }.read(), Err(Unreadable));

@@ -1,6 +1,7 @@
 //! One contract, whichever the store.
 
 pub(super) mod documents;
+pub(super) mod nodes;
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -113,8 +114,8 @@ fn an_id_is_used_once() {
         assert_eq!(store.status().records, 2);
         assert!(store.is_lift(&"lift-of-id-1".parse().unwrap()).unwrap());
         assert!(!store.is_lift(&"id-1".parse().unwrap()).unwrap());
-        assert!(store.is_lifted(&"id-1".parse().unwrap()).unwrap());
-        assert!(!store.is_lifted(&"id-2".parse().unwrap()).unwrap());
+        assert!(store.is_lifted(&revocation(1).id, &revocation(1).target).unwrap());
+        assert!(!store.is_lifted(&revocation(2).id, &revocation(2).target).unwrap());
     }
 }
 

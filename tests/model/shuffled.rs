@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use portcullis::revocation::{InForce, RecordId, Revocation, Target, TargetKind};
 use portcullis::store::{
-    Acknowledgement, Cursor, Document, DocumentKind, DocumentWrite, Entry, Filter, Kept, Live, MemoryStore, Page,
-    PutAcknowledgement, Store, StoreError, StoreStatus,
+    Acknowledgement, AdoptAcknowledgement, Adopted, Cursor, Document, DocumentKind, DocumentWrite, Entry, Filter, Kept,
+    Live, MemoryStore, Page, PutAcknowledgement, Store, StoreError, StoreStatus, Written,
 };
 use portcullis::time::Timestamp;
 
@@ -98,6 +98,23 @@ impl Store for Shuffled {
         self.inner.put(writes)
     }
 
+    fn adopt(
+        &self,
+        entries: Vec<Entry>,
+        documents: Vec<Adopted>,
+        progress: Vec<(String, String)>,
+    ) -> AdoptAcknowledgement {
+        self.inner.adopt(entries, documents, progress)
+    }
+
+    fn written(&self, after: u64, limit: usize) -> Result<Vec<Written>, StoreError> {
+        self.inner.written(after, limit)
+    }
+
+    fn entries(&self, each: &mut dyn FnMut(Entry)) -> Result<(), StoreError> {
+        self.inner.entries(each)
+    }
+
     fn document(&self, kind: DocumentKind, key: &str) -> Result<Option<Document>, StoreError> {
         self.inner.document(kind, key)
     }
@@ -114,8 +131,8 @@ impl Store for Shuffled {
         self.inner.is_lift(id)
     }
 
-    fn is_lifted(&self, id: &RecordId) -> Result<bool, StoreError> {
-        self.inner.is_lifted(id)
+    fn is_lifted(&self, id: &RecordId, target: &Target) -> Result<bool, StoreError> {
+        self.inner.is_lifted(id, target)
     }
 
     fn of_target(&self, target: &Target, limit: usize) -> Result<Vec<Revocation>, StoreError> {

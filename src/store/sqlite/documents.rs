@@ -2,8 +2,10 @@
 
 use rusqlite::{Connection, Row};
 
+use super::names::Names;
 use super::open::Refused;
-use super::rows::{Names, RowError};
+use super::rows::RowError;
+use crate::store::Adopted;
 use crate::store::document::{Document, DocumentKind, DocumentRow};
 
 /// The columns, in the order in which [`read`] reads them.
@@ -70,6 +72,18 @@ pub(super) fn each(
     let mut scratch = Vec::new();
     while let Some(row) = rows.next()? {
         each(read(row, names, &mut scratch)?.0.read().map_err(RowError::from)?);
+    }
+    Ok(())
+}
+
+/// Hands out every document and who wrote it.
+pub(super) fn adopted(connection: &Connection, names: &Names, each: &mut dyn FnMut(Adopted)) -> Result<(), Refused> {
+    let mut statement = connection.prepare(&format!("SELECT {DOCUMENT} FROM documents"))?;
+    let mut rows = statement.query([])?;
+    let mut scratch = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (row, _) = read(row, names, &mut scratch)?;
+        each(Adopted { origin: row.origin.to_owned(), document: row.read().map_err(RowError::from)? });
     }
     Ok(())
 }

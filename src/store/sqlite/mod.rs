@@ -2,10 +2,16 @@
 
 mod documents;
 mod mark;
+mod names;
 mod open;
+mod others;
 mod read;
+mod rebuild;
+mod replay;
 mod rows;
+mod snapshot;
 mod state;
+mod work;
 mod writer;
 
 use std::fs::File;
@@ -18,10 +24,12 @@ use std::thread::{self, JoinHandle};
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
+use self::names::Names;
 use self::open::{Files, Refused, connect};
-use self::rows::Names;
-use self::writer::{Command, Shared, Writer};
+use self::state::State;
+use self::writer::{Adopting, Command, Shared, Writer};
 use super::document::{self, Document, DocumentKind, DocumentWrite, MAX_DOCUMENTS};
+use super::exchange::{self, AdoptAcknowledgement, Adopted, Written};
 use super::{
     Acknowledgement, Cursor, Entry, Filter, Kept, Live, Page, PutAcknowledgement, Store, StoreError, StoreStatus,
 };
@@ -29,6 +37,8 @@ use crate::revocation::{RecordId, Revocation, Target};
 use crate::time::Timestamp;
 
 pub use self::open::{AcceptLoss, Damage, OpenError};
+pub use self::rebuild::{Rebuilt, rebuild};
+pub use self::snapshot::Snapshot;
 
 /// Appends that may wait for the writer.
 const QUEUE: usize = 16 * 1024;
@@ -70,9 +80,10 @@ impl SqliteStore {
         Self::start(&files, lock, max_documents).map_err(|why| files.refused(why))
     }
 
-    fn verify(files: &Files) -> Result<(), Refused> {
+    fn verify(files: &Files) -> Result<State, Refused> {
         let (_, state, _) = files.open()?;
-        read::replay(&files.database(), &state, &|_| {})
+        replay::replay(&files.database(), &state, &|_| {})?;
+        Ok(state)
     }
 
     fn start(files: &Files, lock: File, max_documents: u64) -> Result<Self, Refused> {
@@ -100,10 +111,27 @@ impl SqliteStore {
     }
 
     /// Runs `query` on the read connection.
-    fn read<T>(&self, query: impl FnOnce(&Connection, &Names) -> Result<T, Refused>) -> Result<T, StoreError> {
-        let names = Arc::clone(&self.shared.names.read().unwrap_or_else(PoisonError::into_inner));
+    fn read<T>(&self, mut query: impl FnMut(&Connection, &Names) -> Result<T, Refused>) -> Result<T, StoreError> {
         let connection = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        query(&connection, &names).map_err(|why| self.failed(why))
+        loop {
+            let names = self.shared.names();
+            match query(&connection, &names) {
+                // It may have met a row whose names came with it, just now. They are told before the row
+                // can be seen, so when there are no others by now, it is damaged.
+                Err(Refused::Damaged(_)) if !Arc::ptr_eq(&names, &self.shared.names()) => {}
+                answer => return answer.map_err(|why| self.failed(why)),
+            }
+        }
+    }
+
+    /// Runs `query` on a connection of its own, so that nobody else waits until it is done.
+    fn read_all(&self, query: impl FnOnce(&Connection, &Names) -> Result<(), Refused>) -> Result<(), StoreError> {
+        let read = || {
+            let connection = connect(&self.files.database(), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+            let snapshot = connection.unchecked_transaction()?;
+            query(&snapshot, &Names::read(&snapshot)?)
+        };
+        read().map_err(|why| self.failed(why))
     }
 
     fn failed(&self, why: Refused) -> StoreError {
@@ -145,8 +173,10 @@ impl Store for SqliteStore {
 
     fn append(&self, entries: Vec<Entry>) -> Acknowledgement {
         let (done, answer) = oneshot::channel();
-        if let Err((error, Command::Append { done, .. })) = self.queue(Command::Append { entries, done }) {
+        if let Err(why) = exchange::check_entries(&entries) {
             // Nobody can have given up on an answer that was not handed out yet.
+            let _ = done.send(Err(why.into()));
+        } else if let Err((error, Command::Append { done, .. })) = self.queue(Command::Append { entries, done }) {
             let _ = done.send(Err(error));
         }
         answer
@@ -167,18 +197,39 @@ impl Store for SqliteStore {
     }
 
     fn documents(&self, kind: DocumentKind, each: &mut dyn FnMut(Document)) -> Result<(), StoreError> {
-        // Its own connection: nobody else waits until all of them are read.
-        let mut read = || {
-            let connection = connect(&self.files.database(), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-            let snapshot = connection.unchecked_transaction()?;
-            documents::each(&snapshot, &Names::read(&snapshot)?, kind, each)
-        };
-        read().map_err(|why| self.failed(why))
+        self.read_all(|connection, names| documents::each(connection, names, kind, each))
+    }
+
+    fn adopt(
+        &self,
+        entries: Vec<Entry>,
+        documents: Vec<Adopted>,
+        progress: Vec<(String, String)>,
+    ) -> AdoptAcknowledgement {
+        let (done, answer) = oneshot::channel();
+        // As above.
+        if let Err(error) = exchange::check(&entries, &documents) {
+            let _ = done.send(Err(error));
+            return answer;
+        }
+        let command = Command::Adopt { what: Box::new(Adopting { entries, documents, progress }), done };
+        if let Err((error, Command::Adopt { done, .. })) = self.queue(command) {
+            let _ = done.send(Err(error));
+        }
+        answer
+    }
+
+    fn written(&self, after: u64, limit: usize) -> Result<Vec<Written>, StoreError> {
+        self.read(|connection, names| read::written(connection, names, &self.store_id, after, limit))
+    }
+
+    fn entries(&self, each: &mut dyn FnMut(Entry)) -> Result<(), StoreError> {
+        self.read_all(|connection, names| read::entries(connection, names, each))
     }
 
     fn replay(&self, each: &(dyn Fn(Live<'_>) + Sync)) -> Result<(), StoreError> {
-        let state = self.read(|connection, _| state::State::read(connection))?;
-        read::replay(&self.files.database(), &state, each).map_err(|why| self.failed(why))
+        let state = self.read(|connection, _| State::read(connection))?;
+        replay::replay(&self.files.database(), &state, each).map_err(|why| self.failed(why))
     }
 
     fn live(&self, target: &Target, each: &mut dyn FnMut(Live<'_>)) -> Result<(), StoreError> {
@@ -193,8 +244,8 @@ impl Store for SqliteStore {
         self.read(|connection, _| read::is_lift(connection, id))
     }
 
-    fn is_lifted(&self, id: &RecordId) -> Result<bool, StoreError> {
-        self.read(|connection, _| read::is_lifted(connection, id))
+    fn is_lifted(&self, id: &RecordId, target: &Target) -> Result<bool, StoreError> {
+        self.read(|connection, names| Ok(rows::is_lifted(connection, names, id.as_str(), target)?))
     }
 
     fn of_target(&self, target: &Target, limit: usize) -> Result<Vec<Revocation>, StoreError> {

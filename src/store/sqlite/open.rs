@@ -66,10 +66,29 @@ pub enum OpenError {
     },
     /// What is there is not what was written.
     #[error(
-        "`{path}` is damaged: {damage}; put back a good copy of the whole folder, or start without what it held: \
-         --accept-loss moves its files aside"
+        "`{path}` is damaged: {damage}; put back a good copy of the whole folder, keep what is whole of it with \
+         `portcullis store rebuild`, or start without what it held: --accept-loss moves its files aside"
     )]
     Damaged {
+        /// The database.
+        path: PathBuf,
+        /// What is wrong with it.
+        damage: Damage,
+    },
+    /// It was written by an earlier release, and is only looked at, so it stays as it is.
+    #[error("`{path}` is of an earlier release (format {format}): the gateway takes it over when it starts")]
+    Earlier {
+        /// The database.
+        path: PathBuf,
+        /// Its format.
+        format: i64,
+    },
+    /// What is there is damaged, and nothing of it can be read.
+    #[error(
+        "nothing of `{path}` can be read: {damage}; put back a good copy of the whole folder, or start without what \
+         it held: --accept-loss moves its files aside"
+    )]
+    Hopeless {
         /// The database.
         path: PathBuf,
         /// What is wrong with it.
@@ -126,11 +145,16 @@ pub(super) struct Files {
 }
 
 impl Files {
+    /// Those in a folder, without its lock: to be looked at only.
+    pub(super) fn within(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
     pub(super) fn database(&self) -> PathBuf {
         self.folder.join("revocations.db")
     }
 
-    fn mark(&self) -> PathBuf {
+    pub(super) fn mark(&self) -> PathBuf {
         self.folder.join("mark")
     }
 
@@ -163,27 +187,34 @@ impl Files {
     /// Opens what is there, or makes it when nothing is, and renews the mark.
     pub(super) fn open(&self) -> Result<(Connection, State, MarkFile), Refused> {
         let (database, mark) = (self.database(), self.mark());
-        let exists = |path: &Path| path.try_exists().map_err(|error| Refused::Files(path.to_owned(), error));
-        match (exists(&database)?, exists(&mark)?) {
-            (false, false) => self.create()?,
-            (false, true) => return Err(Damage::DatabaseMissing.into()),
-            (true, _) => {}
-        }
-        let size = fs::metadata(&database).map_err(|error| Refused::Files(database.clone(), error))?.len();
-        if size == 0 {
-            return Err(Damage::Empty.into());
+        if !self.is_there()? {
+            self.create()?;
         }
         let connection = connect(&database, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         State::upgrade(&connection)?;
         let state = State::read(&connection)?;
-        self.compare(&state)?;
+        self.compare(Mark::read(&mark), &state)?;
         let said = Mark { store_id: state.store_id.clone(), sequence: state.sequence };
         let mark_file = MarkFile::create(&mark, &said).map_err(|error| Refused::Files(mark, error))?;
         Ok((connection, state, mark_file))
     }
 
-    fn compare(&self, state: &State) -> Result<(), Refused> {
-        let mark = match Mark::read(&self.mark()) {
+    /// Whether there is a store: that there was one is no answer.
+    pub(super) fn is_there(&self) -> Result<bool, Refused> {
+        let database = self.database();
+        let exists = |path: &Path| path.try_exists().map_err(|error| Refused::Files(path.to_owned(), error));
+        match (exists(&database)?, exists(&self.mark())?) {
+            (false, false) => return Ok(false),
+            (false, true) => return Err(Damage::DatabaseMissing.into()),
+            (true, _) => {}
+        }
+        let size = fs::metadata(&database).map_err(|error| Refused::Files(database, error))?.len();
+        if size == 0 { Err(Damage::Empty.into()) } else { Ok(true) }
+    }
+
+    /// Compares what the mark said, no later than the state was read, with the state.
+    pub(super) fn compare(&self, mark: io::Result<Option<Mark>>, state: &State) -> Result<(), Refused> {
+        let mark = match mark {
             Ok(Some(mark)) => mark,
             Ok(None) => return Err(Damage::MarkUnreadable.into()),
             // A crash between making the database and making its mark leaves an unused database.
@@ -203,6 +234,12 @@ impl Files {
     /// Makes a database beside its place and moves it there whole, so that a crash on the way never
     /// looks like damage.
     fn create(&self) -> Result<(), Refused> {
+        self.begin_new()?.close().map_err(|(_, error)| error)?;
+        self.take_new()
+    }
+
+    /// A new, empty database beside its place.
+    pub(super) fn begin_new(&self) -> Result<Connection, Refused> {
         let new = self.new_database();
         let files = |error| Refused::Files(new.clone(), error);
         match fs::remove_file(&new) {
@@ -212,7 +249,18 @@ impl Files {
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).map_err(files)?;
         let connection = connect(&new, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         State::create(&connection)?;
-        connection.close().map_err(|(_, error)| error)?;
+        Ok(connection)
+    }
+
+    /// Takes the new database away again. If it stays, the next one takes its place.
+    pub(super) fn drop_new(&self) {
+        drop(fs::remove_file(self.new_database()));
+    }
+
+    /// Puts the new database, which is closed, into place.
+    pub(super) fn take_new(&self) -> Result<(), Refused> {
+        let new = self.new_database();
+        let files = |error| Refused::Files(new.clone(), error);
         File::open(&new).and_then(|file| file.sync_all()).map_err(files)?;
         fs::rename(&new, self.database()).map_err(files)?;
         File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(files)
@@ -220,20 +268,32 @@ impl Files {
 
     /// Moves everything that belongs to the database out of the way, under names not yet taken.
     pub(super) fn set_aside(&self) -> Result<(), OpenError> {
-        let names = ["revocations.db", "revocations.db-wal", "revocations.db-shm", "mark"];
+        self.set_database_aside()?;
+        let path = self.mark();
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(OpenError::Files { path, source }),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// The same, but the mark stays as well, and goes on saying that there was a database; returns where
+    /// that is now.
+    pub(super) fn set_database_aside(&self) -> Result<PathBuf, OpenError> {
+        let names = ["mark", "revocations.db-wal", "revocations.db-shm", "revocations.db"];
         let aside = |name: &str, n: u32| self.folder.join(format!("{name}.damaged-{n}"));
         let taken = |n: u32| names.iter().any(|name| aside(name, n).exists());
         let n = (1..).find(|n| !taken(*n)).unwrap_or(u32::MAX);
         for name in names {
-            let path = self.folder.join(name);
-            match fs::rename(&path, aside(name, n)) {
+            let (path, aside) = (self.folder.join(name), aside(name, n));
+            let moved = if name == "mark" { fs::copy(&path, aside).map(drop) } else { fs::rename(&path, aside) };
+            match moved {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(OpenError::Files { path, source });
                 }
                 Ok(()) | Err(_) => {}
             }
         }
-        Ok(())
+        Ok(aside("revocations.db", n))
     }
 
     /// The error for the operator.
@@ -257,7 +317,7 @@ pub(super) fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connec
         connection.pragma_update_and_check(None, "wal_autocheckpoint", CHECKPOINT_PAGES, |_| Ok(()))?;
         connection.pragma_update_and_check(None, "journal_size_limit", WAL_BYTES, |_| Ok(()))?;
     }
-    connection.set_prepared_statement_cache_capacity(32);
+    connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
 }
 

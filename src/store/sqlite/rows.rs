@@ -1,11 +1,12 @@
 //! Rows to records and back.
 
-use std::collections::HashMap;
-
 use rusqlite::types::{FromSqlError, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Row};
 
+use super::names::Names;
 use super::open::{Damage, Refused};
+use super::others;
+use crate::revocation::Target;
 use crate::store::record::{Record, RecordBody, Unreadable, checksum};
 use crate::store::{Appended, Body, Entry};
 
@@ -40,55 +41,6 @@ impl From<RowError> for Refused {
             RowError::Sqlite(error) => error.into(),
             RowError::Unreadable(error) => Damage::Malformed(error.to_string()).into(),
         }
-    }
-}
-
-/// Issuers and nodes, by their number and by their name.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Names {
-    by_number: HashMap<i64, Box<str>>,
-    by_name: HashMap<Box<str>, i64>,
-}
-
-impl Names {
-    pub(super) fn read(connection: &Connection) -> rusqlite::Result<Self> {
-        let mut names = Self::default();
-        let mut statement = connection.prepare("SELECT id, name FROM names")?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            names.insert(row.get(0)?, row.get_ref(1)?.as_str()?);
-        }
-        Ok(names)
-    }
-
-    fn insert(&mut self, number: i64, name: &str) {
-        self.by_number.insert(number, name.into());
-        self.by_name.insert(name.into(), number);
-    }
-
-    /// The number of a name that some row has.
-    pub(super) fn number(&self, name: &str) -> Option<i64> {
-        self.by_name.get(name).copied()
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.by_number.len()
-    }
-
-    /// The number of a name, given now if need be.
-    pub(super) fn intern(&mut self, connection: &Connection, name: &str) -> rusqlite::Result<i64> {
-        if let Some(number) = self.number(name) {
-            return Ok(number);
-        }
-        let mut statement = connection.prepare_cached("INSERT INTO names (name) VALUES (?1) RETURNING id")?;
-        let number = statement.query_row([name], |row| row.get(0))?;
-        self.insert(number, name);
-        Ok(number)
-    }
-
-    /// A number that no name has reads as no name: the checksum of the row will not fit.
-    pub(super) fn name(&self, number: i64) -> &str {
-        self.by_number.get(&number).map_or("", |name| name)
     }
 }
 
@@ -148,23 +100,26 @@ fn record<'a>(
     Ok((record, sum))
 }
 
-/// Writes an entry under the number `seq`. Also returns its checksum when it is new.
-pub(super) fn insert(
+/// Writes an entry under the number `seq`; returns its checksum.
+pub(super) fn write(
     connection: &Connection,
     names: &mut Names,
     seq: i64,
     entry: &Entry,
     scratch: &mut Vec<u8>,
-) -> Result<(Appended, Option<i64>), RowError> {
-    let row = Record::of(seq, entry);
+) -> Result<i64, RowError> {
+    let row = match &entry.body {
+        Body::Revocation(it) => Record::revocation(seq, entry, it),
+        Body::Lift(it) => Record::lift(seq, entry, it),
+        Body::Other(it) => return others::write(connection, names, seq, entry, it, scratch),
+    };
     let sum = row.checksum(scratch);
     let origin = names.intern(connection, row.origin)?;
     let issuer = names.intern(connection, row.issuer)?;
-    let added = match row.body {
+    match row.body {
         RecordBody::Revocation { issued, authenticated, reason, source } => {
             let sql = "INSERT INTO revocations VALUES \
-                       (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17) \
-                       ON CONFLICT (id) DO NOTHING";
+                       (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)";
             connection.prepare_cached(sql)?.execute(rusqlite::params![
                 row.seq,
                 origin,
@@ -186,8 +141,7 @@ pub(super) fn insert(
             ])?
         }
         RecordBody::Lift { of, leaves } => {
-            let sql = "INSERT INTO lifts VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) \
-                       ON CONFLICT DO NOTHING";
+            let sql = "INSERT INTO lifts VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
             connection.prepare_cached(sql)?.execute(rusqlite::params![
                 row.seq,
                 origin,
@@ -207,28 +161,68 @@ pub(super) fn insert(
             ])?
         }
     };
-    if added == 1 {
-        return Ok((Appended::New, Some(sum)));
-    }
-    let same = find(connection, names, row.id, &entry.body)?.is_some_and(|body| body == entry.body);
-    Ok((if same { Appended::Known } else { Appended::Conflict }, None))
+    Ok(sum)
 }
 
-/// The record of the same sort as `like` with this id.
-fn find(connection: &Connection, names: &Names, id: &str, like: &Body) -> Result<Option<Body>, RowError> {
-    let mut scratch = Vec::new();
-    let sql = match like {
-        Body::Revocation(_) => format!("SELECT {REVOCATION} FROM revocations WHERE id = ?1"),
-        Body::Lift(_) => format!("SELECT {LIFT} FROM lifts WHERE id = ?1"),
+/// Whether this very entry is there: the same number of the same origin. The id counts as well, so that
+/// two nodes that began as copies of one another, and give out the same numbers, lose nothing.
+pub(super) fn is_known(connection: &Connection, names: &Names, entry: &Entry) -> Result<bool, RowError> {
+    let Some(origin) = names.number(&entry.origin) else { return Ok(false) };
+    let sql = "SELECT 1 FROM revocations WHERE id = ?1 AND +origin = ?2 AND origin_seq = ?3 \
+               UNION ALL SELECT 1 FROM lifts WHERE id = ?1 AND +origin = ?2 AND origin_seq = ?3 \
+               UNION ALL SELECT 1 FROM others WHERE id = ?1 AND +origin = ?2 AND origin_seq = ?3";
+    let mut statement = connection.prepare_cached(sql)?;
+    Ok(statement.exists((entry.body.id().as_str(), origin, entry.origin_seq.cast_signed()))?)
+}
+
+/// What stands in the way of an entry of this node's own: the same is there, or another of its sort with
+/// its id, or another lift of what it lifts.
+pub(super) fn in_the_way(connection: &Connection, names: &Names, entry: &Entry) -> Result<Option<Appended>, RowError> {
+    let (mut found, mut scratch) = (None, Vec::new());
+    let mut compare = |other: &Body| match found {
+        Some(Appended::Known) => {}
+        _ if *other == entry.body => found = Some(Appended::Known),
+        _ => found = Some(Appended::Conflict),
     };
-    let mut statement = connection.prepare_cached(&sql)?;
-    let mut rows = statement.query([id])?;
-    let Some(row) = rows.next()? else { return Ok(None) };
-    let (record, _) = match like {
-        Body::Revocation(_) => revocation(row, names, &mut scratch)?,
-        Body::Lift(_) => lift(row, names, &mut scratch)?,
-    };
-    Ok(Some(record.read()?))
+    let id = entry.body.id().as_str();
+    match &entry.body {
+        Body::Revocation(_) => {
+            let sql = format!("SELECT {REVOCATION} FROM revocations WHERE id = ?1");
+            let mut statement = connection.prepare_cached(&sql)?;
+            let mut rows = statement.query([id])?;
+            while let Some(row) = rows.next()? {
+                compare(&revocation(row, names, &mut scratch)?.0.read()?);
+            }
+        }
+        Body::Lift(_) => {
+            let sql = format!("SELECT {LIFT} FROM lifts WHERE id = ?1");
+            let mut statement = connection.prepare_cached(&sql)?;
+            let mut rows = statement.query([id])?;
+            while let Some(row) = rows.next()? {
+                compare(&lift(row, names, &mut scratch)?.0.read()?);
+            }
+        }
+        Body::Other(_) => others::with_id(connection, names, id, &mut compare)?,
+    }
+    match &entry.body {
+        Body::Lift(it) if found.is_none() && is_lifted(connection, names, it.of.as_str(), &it.target)? => {
+            Ok(Some(Appended::Conflict))
+        }
+        _ => Ok(found),
+    }
+}
+
+/// Whether a lift is of this id and target.
+pub(super) fn is_lifted(
+    connection: &Connection,
+    names: &Names,
+    of: &str,
+    target: &Target,
+) -> Result<bool, rusqlite::Error> {
+    let Some(issuer) = names.number(&target.issuer) else { return Ok(false) };
+    let sql = "SELECT 1 FROM lifts INDEXED BY lifts_by_revocation \
+               WHERE revocation = ?1 AND kind = ?2 AND issuer = ?3 AND value = ?4";
+    connection.prepare_cached(sql)?.exists((of, target.kind as i64, issuer, &target.value))
 }
 
 /// The checksum of a setting.

@@ -6,9 +6,15 @@ use super::open::{Damage, Refused};
 use crate::store::record::{Canonical, checksum};
 
 /// Which tables there are and what is in them; a database with a higher one is not touched.
-const FORMAT: i64 = 2;
-/// The format before: without documents.
-const FORMAT_WITHOUT_DOCUMENTS: i64 = 1;
+pub(super) const FORMAT: i64 = 3;
+/// What each format added to the one before it, the first to nothing.
+const STEPS: [(i64, &str); 3] = [
+    (1, include_str!("format-1.sql")),
+    // Documents.
+    (2, include_str!("format-2.sql")),
+    // What other nodes say.
+    (FORMAT, include_str!("format-3.sql")),
+];
 /// Tells our databases from others ("PCLS").
 const APPLICATION: i64 = 0x5043_4C53;
 
@@ -29,28 +35,29 @@ pub(super) struct State {
 impl State {
     /// Puts tables and an empty state into an empty database.
     pub(super) fn create(connection: &Connection) -> rusqlite::Result<()> {
-        connection.execute_batch(&format!(
-            "BEGIN; {} {} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}; COMMIT;",
-            include_str!("schema.sql"),
-            include_str!("documents.sql")
-        ))?;
+        let transaction = connection.unchecked_transaction()?;
+        transaction.pragma_update(None, "application_id", APPLICATION)?;
+        bring_up(&transaction, 0)?;
         let state =
             Self { store_id: uuid::Uuid::now_v7().to_string(), sequence: 0, own_sequence: 0, records: 0, digest: 0 };
-        state.write(connection)
+        state.write(&transaction)?;
+        transaction.commit()
     }
 
     /// Brings a database of an earlier format to this one, in one transaction: it is either or. What it
     /// holds stays as it is, and is verified like any other.
     pub(super) fn upgrade(connection: &Connection) -> rusqlite::Result<()> {
-        if pragma(connection, "application_id")? != APPLICATION
-            || pragma(connection, "user_version")? != FORMAT_WITHOUT_DOCUMENTS
-        {
-            return Ok(());
-        }
+        let Some(format) = Self::earlier_format(connection)? else { return Ok(()) };
         let transaction = connection.unchecked_transaction()?;
-        transaction.execute_batch(include_str!("documents.sql"))?;
-        transaction.pragma_update(None, "user_version", FORMAT)?;
+        bring_up(&transaction, format)?;
         transaction.commit()
+    }
+
+    /// The format of a database of ours that an earlier release wrote.
+    pub(super) fn earlier_format(connection: &Connection) -> rusqlite::Result<Option<i64>> {
+        let format = pragma(connection, "user_version")?;
+        let earlier = pragma(connection, "application_id")? == APPLICATION && (1..FORMAT).contains(&format);
+        Ok(earlier.then_some(format))
     }
 
     /// Reads the state of a database that is ours.
@@ -122,6 +129,14 @@ impl State {
         put.number(self.digest);
         checksum(&bytes)
     }
+}
+
+/// Takes the steps after `format`.
+fn bring_up(connection: &Connection, format: i64) -> rusqlite::Result<()> {
+    for (_, step) in STEPS.iter().filter(|(to, _)| *to > format) {
+        connection.execute_batch(step)?;
+    }
+    connection.pragma_update(None, "user_version", FORMAT)
 }
 
 fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<i64> {

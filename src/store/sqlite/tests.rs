@@ -1,4 +1,7 @@
+mod copies;
 mod documents;
+mod formats;
+mod nodes;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,7 +14,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::revocation::InForce;
 use crate::store::tests::{append, append_revocations, at, entries, in_force, lift, revocation, spell};
-use crate::store::{Appended, Body};
+use crate::store::{Appended, Body, Snapshot};
 
 fn open(folder: &Path) -> Result<SqliteStore, OpenError> {
     SqliteStore::open(folder, AcceptLoss::No)
@@ -40,8 +43,14 @@ fn copy(folder: &Path) -> TempDir {
 
 /// What is in force after opening `folder`; an error when opening or verifying refuses it.
 fn verified(folder: &Path) -> Result<BTreeSet<String>, String> {
-    let store = open(folder).map_err(|error| error.to_string())?;
-    in_force(&store).map_err(|error| error.to_string())
+    let looked = Snapshot::open(folder).and_then(|snapshot| snapshot.verify());
+    let started = open(folder).map_err(|error| error.to_string());
+    let started = started.and_then(|store| in_force(&store).map_err(|error| error.to_string()));
+    // Whoever only looks sees what a start would.
+    assert!(started.is_ok() || looked.is_err(), "{started:?}");
+    let earlier = matches!(looked, Err(OpenError::Earlier { .. }));
+    assert!(started.is_err() || earlier || looked.is_ok(), "{looked:?}");
+    started
 }
 
 fn damage(folder: &Path) -> Damage {
@@ -237,7 +246,9 @@ fn rows_changed_by_hand_are_noticed() {
         "DELETE FROM state",
         "DROP TABLE lifts",
         "DROP INDEX revocations_by_target",
-        "PRAGMA user_version = 3",
+        "DROP INDEX revocations_by_id",
+        "DROP INDEX lifts_by_origin",
+        "PRAGMA user_version = 4",
         "PRAGMA application_id = 1",
         "INSERT INTO lifts SELECT 99, origin, 99, 1, 'x', kind, issuer, value, 'id-5', NULL, actor, note, at, forget_at, \
          checksum FROM lifts",

@@ -1,7 +1,6 @@
 //! The one thread that writes. Whatever waits when it is ready goes into one transaction, so one
 //! wait for the disk acknowledges many.
 
-use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -12,11 +11,10 @@ use tokio::sync::oneshot;
 
 use super::documents::{self, Counts};
 use super::mark::{Mark, MarkFile};
-use super::open::{Damage, Refused};
-use super::rows::{self, Names, RowError};
+use super::names::Names;
 use super::state::State;
-use crate::store::document::{DocumentKind, DocumentRow};
-use crate::store::{Appended, DocumentWrite, Entry, Put, StoreError};
+use super::work::{Work, WriteError};
+use crate::store::{Adopted, Adoption, Appended, Document, DocumentWrite, Entry, Put, StoreError};
 use crate::time::Timestamp;
 
 /// Entries in one transaction: keeps the wait of the first of them, and the log, short.
@@ -28,10 +26,18 @@ const MARK_LAG: Duration = Duration::from_millis(200);
 
 /// What the writer is asked to do.
 pub(super) enum Command {
+    Adopt { what: Box<Adopting>, done: oneshot::Sender<Result<Adoption, StoreError>> },
     Append { entries: Vec<Entry>, done: oneshot::Sender<Result<Vec<Appended>, StoreError>> },
     Forget { before: Timestamp, limit: usize, done: SyncSender<Result<usize, StoreError>> },
     Put { writes: Vec<DocumentWrite>, done: oneshot::Sender<Result<Put, StoreError>> },
     Set { name: String, value: String, done: SyncSender<Result<(), StoreError>> },
+}
+
+/// What other nodes have said, and how far this node has heard of it.
+pub(super) struct Adopting {
+    pub(super) entries: Vec<Entry>,
+    pub(super) documents: Vec<Adopted>,
+    pub(super) progress: Vec<(String, String)>,
 }
 
 /// What the writer tells others about.
@@ -46,33 +52,14 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    pub(super) fn names(&self) -> Arc<Names> {
+        Arc::clone(&self.names.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     pub(super) fn publish(&self, state: &State) {
         self.sequence.store(state.sequence, Ordering::Release);
         self.own_sequence.store(state.own_sequence, Ordering::Release);
         self.records.store(state.records, Ordering::Release);
-    }
-}
-
-/// Why something did not reach the disk. Read as "failed to write: {self}".
-#[derive(Debug, thiserror::Error)]
-enum WriteError {
-    #[error(transparent)]
-    Damaged(Damage),
-    #[error(transparent)]
-    Files(#[from] io::Error),
-    #[error(transparent)]
-    Row(#[from] RowError),
-    #[error(transparent)]
-    Sqlite(#[from] rusqlite::Error),
-}
-
-impl From<Refused> for WriteError {
-    fn from(why: Refused) -> Self {
-        match why {
-            Refused::Damaged(damage) => Self::Damaged(damage),
-            Refused::Database(error) => Self::Sqlite(error),
-            Refused::Files(_, error) => Self::Files(error),
-        }
     }
 }
 
@@ -93,6 +80,7 @@ pub(super) struct Writer {
 
 /// What to tell whoever asked, once the transaction is on disk.
 enum Reply {
+    Adopted(oneshot::Sender<Result<Adoption, StoreError>>, Adoption),
     Appended(oneshot::Sender<Result<Vec<Appended>, StoreError>>, Vec<Appended>),
     Forgot(SyncSender<Result<usize, StoreError>>, usize),
     /// A put that found no room fails alone: nothing of it was written, and the others were.
@@ -104,6 +92,9 @@ impl Reply {
     /// Whoever asked may be gone by now: then nobody is told, and what was written stays.
     fn send(self, failure: Option<&StoreError>) {
         match self {
+            Self::Adopted(done, adoption) => {
+                let _ = done.send(failure.map_or(Ok(adoption), |error| Err(error.clone())));
+            }
             Self::Appended(done, outcomes) => {
                 let _ = done.send(failure.map_or(Ok(outcomes), |error| Err(error.clone())));
             }
@@ -212,6 +203,7 @@ impl Writer {
         };
         for command in batch.drain(..) {
             let reply = match &command {
+                Command::Adopt { what, .. } => work.adopt(what).map(Outcome::Adopted),
                 Command::Append { entries, .. } => work.append(entries).map(Outcome::Appended),
                 Command::Forget { before, limit, .. } => work.forget(*before, *limit).map(Outcome::Forgot),
                 Command::Put { writes, .. } => work.put(writes).map(Outcome::Put),
@@ -228,13 +220,15 @@ impl Writer {
         if state != self.state {
             state.write(&transaction)?;
         }
+        // Before anybody can see a row that has them. When the commit fails they are names of nothing, and
+        // nothing else will have their numbers, for nothing more is written.
+        if self.names.len() != known_names {
+            *self.shared.names.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(self.names.clone());
+        }
         transaction.commit()?;
         self.state = state;
         self.documents = documents;
         self.shared.publish(&self.state);
-        if self.names.len() != known_names {
-            *self.shared.names.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(self.names.clone());
-        }
         Ok(())
     }
 
@@ -245,138 +239,42 @@ impl Writer {
     }
 }
 
-/// The transaction under way.
-struct Work<'a> {
-    connection: &'a Connection,
-    state: &'a mut State,
-    names: &'a mut Names,
-    documents: &'a mut Counts,
-    max_documents: u64,
-    scratch: &'a mut Vec<u8>,
-}
-
-impl Work<'_> {
-    fn append(&mut self, entries: &[Entry]) -> Result<Vec<Appended>, WriteError> {
-        let mut outcomes = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let seq = (self.state.sequence + 1).cast_signed();
-            let (outcome, sum) = rows::insert(self.connection, self.names, seq, entry, self.scratch)?;
-            if let Some(sum) = sum {
-                self.state.sequence += 1;
-                self.state.add(sum);
-                if entry.origin == self.state.store_id {
-                    self.state.own_sequence = self.state.own_sequence.max(entry.origin_seq);
-                }
-            }
-            outcomes.push(outcome);
-        }
-        Ok(outcomes)
-    }
-
-    /// Lifts go only when no revocation is left to go: a tombstone outlives what it lifts.
-    fn forget(&mut self, before: Timestamp, limit: usize) -> Result<usize, WriteError> {
-        let mut forgotten = 0;
-        for table in ["revocations", "lifts"] {
-            let sql = format!(
-                "DELETE FROM {table} WHERE seq IN (SELECT seq FROM {table} WHERE forget_at < ?1 LIMIT ?2) \
-                 AND forget_at < ?1 RETURNING checksum"
-            );
-            let mut statement = self.connection.prepare_cached(&sql)?;
-            let mut rows = statement.query((before.millis(), i64::try_from(limit - forgotten).unwrap_or(i64::MAX)))?;
-            while let Some(row) = rows.next()? {
-                self.state.remove(row.get(0)?);
-                forgotten += 1;
-            }
-            if forgotten >= limit {
-                return Ok(forgotten);
-            }
-        }
-        self.forget_documents(before, limit - forgotten).map(|documents| forgotten + documents)
-    }
-
-    fn forget_documents(&mut self, before: Timestamp, limit: usize) -> Result<usize, WriteError> {
-        let sql = "DELETE FROM documents WHERE seq IN (SELECT seq FROM documents WHERE forget_at < ?1 LIMIT ?2) \
-                   AND forget_at < ?1 RETURNING checksum, kind";
-        let mut forgotten = 0;
-        let mut statement = self.connection.prepare_cached(sql)?;
-        let mut rows = statement.query((before.millis(), i64::try_from(limit).unwrap_or(i64::MAX)))?;
-        while let Some(row) = rows.next()? {
-            self.state.remove(row.get(0)?);
-            let kind = DocumentKind::numbered(row.get(1)?).map_err(RowError::from)?;
-            let count = &mut self.documents[kind.place()];
-            *count = count.saturating_sub(1);
-            forgotten += 1;
-        }
-        Ok(forgotten)
-    }
-
-    /// Looks at what is there first, and writes only when all of it is what the writes expect. They are
-    /// of different documents, so none of them changes what another looks at.
-    fn put(&mut self, writes: &[DocumentWrite]) -> Result<Result<Put, StoreError>, WriteError> {
-        let mut replaced = Vec::with_capacity(writes.len());
-        let mut documents = *self.documents;
-        for write in writes {
-            let kind = write.document.kind;
-            let there = documents::find(self.connection, self.names, kind, &write.document.key)?;
-            if !write.may_replace(there.as_ref().map_or(0, |it| it.document.revision)) {
-                return Ok(Ok(Put::Conflict(there.map(|it| it.document))));
-            }
-            if there.is_none() {
-                documents[kind.place()] += 1;
-                if documents[kind.place()] > self.max_documents {
-                    return Ok(Err(StoreError::Full(kind)));
-                }
-            }
-            replaced.push(there);
-        }
-        let origin = self.state.store_id.clone();
-        for (write, replaced) in writes.iter().zip(replaced) {
-            self.state.sequence += 1;
-            let row = DocumentRow::of(self.state.sequence.cast_signed(), &origin, &write.document);
-            let sum = documents::write(self.connection, self.names, &row, replaced.as_ref(), self.scratch)?;
-            if let Some(replaced) = replaced {
-                self.state.remove(replaced.checksum);
-            }
-            self.state.add(sum);
-        }
-        *self.documents = documents;
-        Ok(Ok(Put::Written))
-    }
-
-    fn set(&mut self, name: &str, value: &str) -> Result<(), WriteError> {
-        if let Some((_, sum)) = rows::setting(self.connection, name)? {
-            self.state.remove(sum);
-        }
-        let sum = rows::setting_checksum(name, value);
-        let sql = "INSERT OR REPLACE INTO settings (name, value, checksum) VALUES (?1, ?2, ?3)";
-        self.connection.prepare_cached(sql)?.execute((name, value, sum))?;
-        self.state.add(sum);
-        Ok(())
-    }
-}
-
 /// What a command did, if the transaction comes through.
 enum Outcome {
+    Adopted(Adoption),
     Appended(Vec<Appended>),
     Forgot(usize),
     Put(Result<Put, StoreError>),
     Set,
 }
 
+/// A long document costs as much as several entries.
+const fn cost(document: &Document) -> usize {
+    1 + document.body.len() / 4096
+}
+
+impl Adopting {
+    fn size(&self) -> usize {
+        let documents: usize = self.documents.iter().map(|it| cost(&it.document)).sum();
+        self.entries.len() + documents + self.progress.len()
+    }
+}
+
 impl Command {
     /// How much it adds to a transaction, at least one: a batch ends some time.
     fn size(&self) -> usize {
         match self {
+            Self::Adopt { what, .. } => what.size().max(1),
             Self::Append { entries, .. } => entries.len().max(1),
             Self::Forget { limit, .. } => *limit,
-            // A long document costs as much as several entries.
-            Self::Put { writes, .. } => writes.iter().map(|it| 1 + it.document.body.len() / 4096).sum::<usize>().max(1),
+            Self::Put { writes, .. } => writes.iter().map(|it| cost(&it.document)).sum::<usize>().max(1),
             Self::Set { .. } => 1,
         }
     }
 
     fn done(self, outcome: Outcome) -> Reply {
         match (self, outcome) {
+            (Self::Adopt { done, .. }, Outcome::Adopted(adoption)) => Reply::Adopted(done, adoption),
             (Self::Append { done, .. }, Outcome::Appended(outcomes)) => Reply::Appended(done, outcomes),
             (Self::Forget { done, .. }, Outcome::Forgot(rows)) => Reply::Forgot(done, rows),
             (Self::Put { done, .. }, Outcome::Put(outcome)) => Reply::Put(done, outcome),
@@ -387,6 +285,7 @@ impl Command {
     /// The reply of a command that was not carried out; only sent together with the failure.
     fn undone(self) -> Reply {
         match self {
+            Self::Adopt { done, .. } => Reply::Adopted(done, Adoption::default()),
             Self::Append { done, .. } => Reply::Appended(done, Vec::new()),
             Self::Forget { done, .. } => Reply::Forgot(done, 0),
             Self::Put { done, .. } => Reply::Put(done, Err(StoreError::Stopped)),

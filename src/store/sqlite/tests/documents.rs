@@ -21,12 +21,12 @@ fn filled(count: usize) -> (TempDir, Vec<Document>) {
     (folder, found)
 }
 
-fn found(store: &dyn Store) -> Vec<Document> {
+pub(super) fn found(store: &dyn Store) -> Vec<Document> {
     DocumentKind::ALL.into_iter().flat_map(|kind| all(store, kind)).collect()
 }
 
 /// The documents after opening and verifying `folder`; an error when that refuses it.
-fn verified_documents(folder: &Path) -> Result<Vec<Document>, String> {
+pub(super) fn verified_documents(folder: &Path) -> Result<Vec<Document>, String> {
     let store = open(folder).map_err(|error| error.to_string())?;
     in_force(&store).map_err(|error| error.to_string())?;
     Ok(found(&store))
@@ -62,8 +62,8 @@ fn damaged_documents_are_never_read_as_others() {
             Err(_) => refused += 1,
         }
     }
-    // The others hit what replaced rows left behind, or the index that only forgetting uses.
-    assert!(refused > 75, "{refused}");
+    // The others hit what replaced rows left behind, the words of the schema, or the index that only forgetting uses.
+    assert!(refused > 50, "{refused}");
     for page in 0..whole.len() / 4096 {
         let mut bytes = whole.clone();
         bytes[page * 4096..(page + 1) * 4096].fill(0);
@@ -85,8 +85,11 @@ fn documents_changed_by_hand_are_noticed() {
         "UPDATE documents SET seq = 1000 WHERE seq = 4",
         "INSERT INTO documents SELECT 99, origin, version, kind, 'x', revision, body, forget_at, checksum FROM documents LIMIT 1",
         "DROP INDEX documents_by_key",
+        "UPDATE documents SET origin = 9 WHERE seq = 4",
+        "DROP INDEX documents_by_origin",
         "DROP TABLE documents",
         "DROP TABLE documents; PRAGMA user_version = 1",
+        "PRAGMA user_version = 2",
         "PRAGMA user_version = 1",
     ];
     for change in changes {
@@ -131,49 +134,4 @@ fn a_put_that_fails_is_not_acknowledged() {
     let after = verified_documents(folder.path()).unwrap();
     let revision = |of: &Document| after.iter().find(|it| it.key == of.key).unwrap().revision;
     assert_eq!((revision(&documents[0]), revision(&documents[1])), (6, documents[1].revision));
-}
-
-/// A store as the release of format 1 left it.
-fn format_1() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let connection = Connection::open(folder.path().join("revocations.db")).unwrap();
-    connection.execute_batch(include_str!("../schema.sql")).unwrap();
-    connection.execute_batch(include_str!("../format-1-rows.sql")).unwrap();
-    connection.execute_batch("PRAGMA application_id = 1346587731; PRAGMA user_version = 1").unwrap();
-    let mark = mark::Mark { store_id: "01a20c97-78e8-7304-82ba-2d47377f10ee".to_owned(), sequence: 10 };
-    mark::MarkFile::create(&folder.path().join("mark"), &mark).unwrap();
-    folder
-}
-
-#[test]
-fn a_store_of_the_format_before_is_taken_over() {
-    let folder = format_1();
-    let kept = {
-        let store = open(folder.path()).unwrap();
-        let kept = in_force(&store).unwrap();
-        assert_eq!((kept.len(), store.own_sequence()), (9, 10));
-        assert!(store.find(&revocation(2).id).unwrap().unwrap().lifted.is_some());
-        assert_eq!(store.find(&revocation(3).id).unwrap().unwrap().revocation, revocation(3));
-        assert_eq!(store.setting("name").unwrap().as_deref(), Some("value"));
-        assert_eq!(found(&store), []);
-        put(&store, [(document(DocumentKind::Family, "a", 1), Some(0))]).unwrap();
-        append_revocations(&store, [10]);
-        kept
-    };
-    let store = open(folder.path()).unwrap();
-    let now = in_force(&store).unwrap();
-    assert_eq!((now.len(), now.is_superset(&kept)), (10, true));
-    assert_eq!(found(&store), [document(DocumentKind::Family, "a", 1)]);
-}
-
-#[test]
-fn a_damaged_store_of_the_format_before_is_refused_all_the_same() {
-    for change in ["DELETE FROM revocations WHERE seq = 4", "DELETE FROM state", "PRAGMA user_version = 0"] {
-        let folder = format_1();
-        let connection = Connection::open(folder.path().join("revocations.db")).unwrap();
-        connection.execute_batch(change).unwrap();
-        drop(connection);
-        let error = verified_documents(folder.path()).expect_err(change);
-        assert!(error.contains("--accept-loss"), "{change}: {error}");
-    }
 }

@@ -1,5 +1,5 @@
 -- What changes: each write takes the row of the one before it away and puts its own, with a number of
--- its own. New with format 2.
+-- its own.
 CREATE TABLE documents (
     seq INTEGER PRIMARY KEY,
     origin INTEGER NOT NULL,

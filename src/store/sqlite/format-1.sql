@@ -1,5 +1,6 @@
 -- Everything the gateway was told to refuse. Rows are never changed, only added and, once nothing
--- they refuse can be alive, deleted. `documents.sql` has what changes. Times are milliseconds since the epoch.
+-- they refuse can be alive, deleted. Times are milliseconds since the epoch. A new store is made by this and
+-- by the files of the formats after it, as an old one is brought to them.
 
 -- The sum of all checksums, so that a row that went missing is noticed.
 CREATE TABLE state (
@@ -7,7 +8,7 @@ CREATE TABLE state (
     store_id TEXT NOT NULL,
     sequence INTEGER NOT NULL,      -- the highest seq ever given
     own_sequence INTEGER NOT NULL,  -- the highest origin_seq of this node's own entries
-    records INTEGER NOT NULL,       -- rows in revocations, lifts, documents and settings
+    records INTEGER NOT NULL,       -- rows in revocations, lifts, others, documents and settings
     digest INTEGER NOT NULL,        -- the sum of their checksums
     checksum INTEGER NOT NULL
 ) STRICT;
