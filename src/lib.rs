@@ -8,6 +8,7 @@ pub mod admin;
 mod alarm;
 pub mod app;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod demo;
 pub mod gate;

@@ -1,5 +1,6 @@
 //! What a configuration is once it is checked: values that are right by construction.
 
+mod cluster;
 mod limits;
 mod servers;
 mod tls;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use http::{HeaderName, Method};
 use ipnet::IpNet;
 
+pub use self::cluster::{Cluster, Engine};
 pub use self::limits::{Http2Limits, Limits, RateCounts, RateKey, RateLimit};
 pub use self::servers::{Ejection, Health, Retries, RetryOn};
 pub use self::tls::{ClientAuth, ListenerCertificate, ListenerTls, TlsVersion};
@@ -43,6 +45,8 @@ pub struct Config {
     pub session: Option<Session>,
     /// Where revocations survive.
     pub revocation: RevocationConfig,
+    /// Other nodes, when there are any.
+    pub cluster: Option<Cluster>,
     /// Peers whose forwarding headers are believed; empty by default.
     pub trusted_proxies: Vec<IpNet>,
     /// Bounds on what clients may send and how long they may take.

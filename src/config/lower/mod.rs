@@ -4,6 +4,8 @@
 //! stands as an empty value, which nobody sees, because a file with an error has no [`Config`].
 
 mod admin;
+mod broker;
+mod cluster;
 mod credential;
 mod edge;
 mod identity;
@@ -62,7 +64,12 @@ pub(super) fn lower(raw: &raw::Root, root: &Node, findings: &mut Findings, files
         raw.routes.as_deref().unwrap_or_default(),
         &top.key("routes"),
         &names,
-        &route::Defaults { identity: &identity, token: &token, max_body },
+        &route::Defaults {
+            identity: &identity,
+            token: &token,
+            max_body,
+            on_stale: raw.cluster.as_ref().map(|it| it.on_stale.map_or_else(Default::default, Into::into)),
+        },
     );
     let session =
         raw.session.as_ref().map(|session| lower.session(session, &top.key("session"), &mut issuers, &routes, &token));
@@ -73,6 +80,8 @@ pub(super) fn lower(raw: &raw::Root, root: &Node, findings: &mut Findings, files
         Some("the endpoints are asked before it is: count by `address` or `route`"),
     );
     let revocation = lower.revocation(raw.revocation.as_ref(), &top.key("revocation"));
+    let cluster =
+        raw.cluster.as_ref().and_then(|cluster| lower.cluster(cluster, &top.key("cluster"), &revocation.store));
     let trusted_proxies = lower.trusted_proxies(raw.trusted_proxies.as_deref(), &top.key("trusted_proxies"));
     let reload = lower.reload(raw.reload.as_ref(), &top.key("reload"));
     let shutdown = lower.shutdown(raw.shutdown.as_ref(), &top.key("shutdown"));
@@ -88,6 +97,7 @@ pub(super) fn lower(raw: &raw::Root, root: &Node, findings: &mut Findings, files
         identity,
         session,
         revocation,
+        cluster,
         trusted_proxies,
         limits,
         rate_limits,
@@ -180,10 +190,7 @@ impl Lower<'_, '_> {
 
     /// The text, if it can be a name that stands in metrics, in paths of the API and in logs.
     fn name(&mut self, text: &str, what: &str, place: &Place<'_>) -> String {
-        let fits = (1..=64).contains(&text.len())
-            && text.starts_with(|first: char| first.is_ascii_alphanumeric())
-            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-        if !fits {
+        if !is_name(text) {
             self.error(
                 place,
                 format!("`{}` cannot be the name of {what}", text.escape_debug()),
@@ -192,6 +199,13 @@ impl Lower<'_, '_> {
         }
         text.to_owned()
     }
+}
+
+/// Whether a text can be a name that stands in metrics, in paths of the API and in logs.
+fn is_name(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
 /// A time span as one would write it.

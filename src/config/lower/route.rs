@@ -10,7 +10,7 @@ use super::{DAY, DECADE, Lower, MILLISECOND, Place, SECOND};
 use crate::config::model::{Identity, PathMatch, RateLimit, Route, TokenConfig};
 use crate::config::problem::did_you_mean;
 use crate::config::{path, raw};
-use crate::gate::{ClaimRule, Demand, Pattern, Requirement, Test};
+use crate::gate::{ClaimRule, Demand, OnStale, Pattern, Requirement, Test};
 
 /// What routes may refer to.
 pub(super) struct Names<'a> {
@@ -28,6 +28,8 @@ pub(super) struct Defaults<'a> {
     pub(super) identity: &'a Identity,
     pub(super) token: &'a TokenConfig,
     pub(super) max_body: Option<u64>,
+    /// `cluster.on_stale`; none without a cluster.
+    pub(super) on_stale: Option<OnStale>,
 }
 
 /// Methods that people use, for suggestions.
@@ -84,10 +86,15 @@ impl Lower<'_, '_> {
             }
             found
         });
+        let on_stale = self.on_stale(raw, place, defaults);
         let auth = match &raw.auth {
             Some(raw::Either::Short(raw::AuthWord::None)) => Requirement::Public,
-            Some(raw::Either::Short(raw::AuthWord::Required)) | None => Requirement::Token(Demand::default()),
-            Some(raw::Either::Long(demand)) => Requirement::Token(self.demand(demand, &place.key("auth"), names)),
+            Some(raw::Either::Short(raw::AuthWord::Required)) | None => {
+                Requirement::Token(Demand { on_stale, ..Demand::default() })
+            }
+            Some(raw::Either::Long(demand)) => {
+                Requirement::Token(Demand { on_stale, ..self.demand(demand, &place.key("auth"), names) })
+            }
         };
         let auth = if raw.report_only.unwrap_or(false) { self.reported(auth, raw, place) } else { auth };
         if let Requirement::Token(_) | Requirement::Reported(_) = auth
@@ -145,6 +152,20 @@ impl Lower<'_, '_> {
             rate_limits,
             pass_preflight: raw.pass_preflight.unwrap_or(false),
         }
+    }
+
+    /// What becomes of a route's requests while the state of the cluster is not known.
+    fn on_stale(&mut self, raw: &raw::Route, place: &Place<'_>, defaults: &Defaults<'_>) -> OnStale {
+        let Some(own) = raw.on_stale else { return defaults.on_stale.unwrap_or_default() };
+        let at = place.key("on_stale");
+        if defaults.on_stale.is_none() {
+            self.error(&at, format!("`{}` is about a cluster, and there is none", at.path), "add `cluster`");
+        }
+        if matches!(raw.auth, Some(raw::Either::Short(raw::AuthWord::None))) {
+            let message = format!("`{}` is about tokens, and the route is public", at.path);
+            self.error(&at, message, "`auth: none` asks for none");
+        }
+        own.into()
     }
 
     /// The protocols that connections may change to.
@@ -312,6 +333,7 @@ impl Lower<'_, '_> {
             max_age: self.duration_or_none(raw.max_age.as_ref(), &place.key("max_age"), SECOND..=DECADE),
             acr,
             sender: constraint(raw.sender_constrained),
+            on_stale: OnStale::default(),
         }
     }
 

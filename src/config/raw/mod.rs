@@ -5,6 +5,8 @@
 //! is made `with` a type that is not optional) and what is the `default` is said in the schema, once,
 //! and `check` sees to both.
 
+mod broker;
+mod cluster;
 mod edge;
 mod issuer;
 mod rate_limit;
@@ -21,6 +23,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub(super) use self::broker::{BrokerTls, Nats, Redis, Sentinel};
+pub(super) use self::cluster::{Ack, Cluster, ColdStart, OnStale};
 pub(super) use self::edge::{
     Admin, AdminToken, Http2Limits, Limits, Listener, LogFile, LogWord, Reload, Revocation, Role, Shutdown,
 };
@@ -71,6 +75,8 @@ pub(super) struct Root {
     /// Where revocations survive.
     #[schemars(extend("default" = {}))]
     pub(super) revocation: Option<Revocation>,
+    /// Other nodes that honour and refuse the same. Absent: this one is alone.
+    pub(super) cluster: Option<Cluster>,
     /// Peers (addresses or networks) whose forwarding headers are believed.
     #[schemars(extend("default" = []))]
     pub(super) trusted_proxies: Option<Vec<String>>,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Constraint, Duration, Either, Size};
+use super::{Constraint, Duration, Either, OnStale, Size};
 
 /// One route.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -51,6 +51,9 @@ pub(in crate::config) struct Route {
     /// From the request head to the end of the response, or `none`.
     #[schemars(extend("default" = "none"))]
     pub(in crate::config) timeout: Option<Duration>,
+    /// What becomes of its requests while it is not known whether their tokens were revoked elsewhere. Absent: as
+    /// `cluster.on_stale` says.
+    pub(in crate::config) on_stale: Option<OnStale>,
     /// How often it may be asked: names of `rate_limits`, each of which must agree.
     #[schemars(extend("default" = []))]
     pub(in crate::config) rate_limits: Option<Vec<String>>,

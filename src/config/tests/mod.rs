@@ -1,5 +1,6 @@
 //! The whole way from text to configuration.
 
+mod brokers;
 mod credentials;
 mod mutations;
 mod robust;
@@ -19,7 +20,7 @@ fn folder() -> tempfile::TempDir {
         std::fs::write(&path, content).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
     };
-    for name in ["accounts", "ops", "legacy", "viewer", "base"] {
+    for name in ["accounts", "ops", "legacy", "viewer", "base", "cluster"] {
         write(&format!("secrets/{name}"), 0o600, &format!("only this test knows the secret of {name}\n"));
     }
     write("secrets/copy", 0o600, "only this test knows the secret of ops\n");

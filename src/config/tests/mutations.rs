@@ -104,7 +104,7 @@ const SLIPS: &[(&str, &str, &str)] = &[
     ("workers: 2", "workers: ^lots", "`workers` cannot be `lots`"),
     ("workers: 2", "workers: ^0", "at least 1"),
     ("workers: 2", "workers: ^1.5", "must be `auto` or a whole number"),
-    ("workers: 2", "^cluster: { redis: {} }", "`cluster` is not supported yet"),
+    ("workers: 2", "^cluster: { redis: { url: 'redis://127.0.0.1' } }", "`cluster` lacks the key `secret`"),
     ("    issuer: legacy", "    issuer: legacy\n    ^audience: [x]", "did you mean `audiences`?"),
     (
         "audiences: [shop]\n    algorithms: [ES256]",
