@@ -4,6 +4,7 @@
 //! only then listeners. The order of the end is its reverse: readiness, listeners, requests, store.
 
 mod build;
+mod cluster;
 mod control;
 mod credentials;
 mod descriptors;
@@ -31,9 +32,9 @@ use crate::config::{self, Loaded, StoreConfig};
 use crate::gate::Replays;
 use crate::intake::Ledger;
 use crate::proxy::{Checks, Shared, Snapshot};
-use crate::revocation::RevocationMap;
+use crate::revocation::{Freshness, RevocationMap};
 use crate::server::{Entrances, Inherited, Workers};
-use crate::session::Registry;
+use crate::session::{Registry, Sessions};
 use crate::store::{AcceptLoss, MemoryStore, SqliteStore, Store};
 use crate::telemetry::{self, Audit, Metrics};
 use crate::time::Clock;
@@ -121,6 +122,21 @@ pub fn check(path: &Path) -> Result<Loaded, Failure> {
     Ok(loaded)
 }
 
+/// Makes the first signing key of a configuration, where there is none yet; which folder it is in.
+///
+/// # Errors
+///
+/// When the configuration is wrong, has no sessions, or the folder cannot be used.
+pub fn generate_keys(path: &Path) -> Result<std::path::PathBuf, Failure> {
+    let loaded = config::load(path).map_err(|problems| Failure::new(Exit::Config, problems.to_string()))?;
+    let session = loaded.config.session.ok_or_else(|| {
+        Failure::new(Exit::Config, format!("{}: there is no `session`, and so nothing to sign", path.display()))
+    })?;
+    Sessions::open(&session, Clock::System.now())
+        .map_err(|error| Failure::of(Exit::Failed, "cannot make the session keys", &error))?;
+    Ok(session.keys_dir)
+}
+
 /// The runtime of everything that is not traffic.
 ///
 /// # Errors
@@ -161,6 +177,7 @@ impl Gateway {
             clock: clock.clone(),
             entrances: Arc::new(Entrances::new(inherited)),
             replays: Arc::new(Replays::new(config.token.proofs.max, config.token.proofs.life(), started_at)),
+            freshness: config.cluster.as_ref().map(|it| Arc::new(Freshness::new(it.max_staleness))),
             ledger: Arc::default(),
         };
         let identities = build::identities(&config, &parts.entrances, started_at).map_err(|error| failure(&error))?;
@@ -211,12 +228,16 @@ impl Gateway {
             last_failed: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             checks: Checks::default(),
+            cluster: std::sync::OnceLock::new(),
         });
         control.checks.follow(&shared.snapshot.load());
         let admin = match &config.admin {
             None => None,
             Some(admin) => Some(serve_admin(admin, &control, &metrics, audit, clock).await?),
         };
+        if let (Some(config), Some(freshness)) = (&config.cluster, control.parts.freshness.clone()) {
+            cluster::join(config, &control, &freshness).await?;
+        }
         let counting = control.clone();
         let sweeping = tokio::spawn(async move {
             tokio::join!(
@@ -277,6 +298,9 @@ impl Gateway {
             // It has ended before anything else is written.
             drop(keeping.await);
             sessions::write_all(self.control.shared()).await;
+        }
+        if let Some(cluster) = self.control.cluster.get() {
+            cluster.stop().await;
         }
         tracing::info!("stopped");
     }
@@ -366,6 +390,10 @@ fn bind_store(snapshot: &Snapshot, store: &dyn Store, accept_loss: AcceptLoss) -
     let (Some(sessions), StoreConfig::Sqlite(_)) = (&snapshot.sessions, &snapshot.config.revocation.store) else {
         return Ok(());
     };
+    if snapshot.config.cluster.is_some() {
+        // Many stores beside one folder of keys; and one that was lost is filled by the others before it counts.
+        return Ok(());
+    }
     let failed = |error| Failure::of(Exit::Failed, "cannot read the session keys", &error);
     let unread = |error| Failure::of(Exit::Failed, "cannot read the store", &error);
     let lost = |what: &str| Failure::new(Exit::Failed, format!("{what}: --accept-loss binds them to each other anew"));

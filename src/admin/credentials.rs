@@ -57,7 +57,10 @@ pub(super) async fn delete(
     let (issuer, credentials) = api.credentials_of(&issuer)?;
     let outcome = credentials.forget(&subject);
     let (result, response) = match outcome {
-        Ok(()) => ("ok", StatusCode::NO_CONTENT.into_response()),
+        Ok(()) => {
+            api.0.gateway.credential_changed(&issuer, &subject);
+            ("ok", StatusCode::NO_CONTENT.into_response())
+        }
         Err(error) => {
             let problem = problem(&error);
             (problem.reason(), problem.into_response())

@@ -9,7 +9,9 @@ use http::{HeaderMap, Method};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::cluster::ClusterStatus;
 use crate::gate::Denial;
+use crate::intake::Level;
 use crate::keys::subject;
 use crate::revocation::Target;
 use crate::session::{Open, Wanted};
@@ -26,6 +28,15 @@ pub trait Gateway: Send + Sync + 'static {
 
     /// What runs, since when.
     fn status(&self) -> Status;
+
+    /// How it stands in its cluster; `None`: it is alone.
+    fn cluster(&self) -> Option<ClusterStatus>;
+
+    /// How far this node's record `sequence` has come; `None` when there is no such record, or no cluster.
+    fn reached(&self, sequence: u64) -> Option<Level>;
+
+    /// Tells the other nodes that the credential of a subject has changed.
+    fn credential_changed(&self, issuer_url: &str, subject: &str);
 
     /// The configuration in use, without secrets.
     fn config(&self) -> Value;

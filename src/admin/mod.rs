@@ -144,6 +144,7 @@ impl Api {
             .route("/v1/subjects/{issuer}/{subject}/credential", put(credentials::put).delete(credentials::delete))
             .route("/v1/explain", post(operations::explain))
             .route("/v1/status", get(operations::status))
+            .route("/v1/replication/{sequence}", get(operations::replication))
             .route("/v1/config", get(operations::config))
             .route("/v1/reload", post(operations::reload))
             .route("/v1/keys", get(keys::list))

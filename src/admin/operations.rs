@@ -4,7 +4,7 @@ use std::fmt;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde::Deserialize;
@@ -124,7 +124,17 @@ pub(super) async fn status(State(api): State<Api>) -> Json<Value> {
         "gateway": status,
         "store": view::store(&api.0.ledger.status()),
         "revocations": revocations,
+        "cluster": api.0.gateway.cluster().as_ref().map(view::cluster),
     }))
+}
+
+/// `GET /v1/replication/{sequence}`: how far a record of this node has come.
+pub(super) async fn replication(State(api): State<Api>, Path(sequence): Path<String>) -> Result<Json<Value>, Problem> {
+    let unknown =
+        || Problem::new(StatusCode::NOT_FOUND, "unknown_record", "this node has made no record of this number");
+    let sequence: u64 = sequence.parse().map_err(|_| unknown())?;
+    let reached = api.0.gateway.reached(sequence).ok_or_else(unknown)?;
+    Ok(Json(json!({ "sequence": sequence, "reached": reached.name() })))
 }
 
 /// `GET /v1/config`.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::auth::{Actor, Change, Changes};
 use super::problem::Problem;
-use super::revoke::{reason_of, status_of};
+use super::revoke::{follow_up, reason_of, status_of};
 use super::{Api, view};
 use crate::intake::{Cursor, Filter, LiftError};
 use crate::revocation::{RecordId, TargetKind};
@@ -86,12 +86,13 @@ pub(super) async fn lift(
         Ok(lifted) => {
             let mut body = view::lift(&lifted.lift);
             body["existing"] = json!(lifted.existing);
+            body["reached"] = json!(lifted.reached.level.name());
             let action = if restore { "restore" } else { "lift" };
             let target = format!("{} ({id})", view::line(&lifted.lift.target));
-            (
-                Json(body).into_response(),
-                Change { action, target, reason: None, result: "ok", id: Some(lifted.lift.id.to_string()) },
-            )
+            let status = if lifted.reached.enough { StatusCode::OK } else { StatusCode::ACCEPTED };
+            let mut response = (status, Json(body)).into_response();
+            follow_up(&mut response, lifted.reached);
+            (response, Change { action, target, reason: None, result: "ok", id: Some(lifted.lift.id.to_string()) })
         }
         Err(error) => {
             if matches!(error, LiftError::Store(_)) {

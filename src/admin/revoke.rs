@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
@@ -14,7 +14,7 @@ use super::auth::{Actor, Change, Changes};
 use super::problem::Problem;
 use super::{Api, body, view};
 use crate::gate::Denial;
-use crate::intake::{Accepted, InvalidRequest, Request, RevokeError};
+use crate::intake::{Accepted, InvalidRequest, Level, Reached, Request, RevokeError};
 use crate::revocation::{Reason, RecordId, Source, Target, TargetKind};
 use crate::store::StoreError;
 use crate::telemetry::StoreOperation;
@@ -41,6 +41,8 @@ struct Raw {
     note: Option<String>,
     /// In a batch, where there is no header for it.
     id: Option<String>,
+    /// How far it is to have come before the answer.
+    ack: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -74,8 +76,9 @@ pub(super) async fn one(
     let change = change(target, request.reason, &outcome);
     let mut response = match outcome {
         Ok(accepted) => {
-            let status = if accepted.existing { StatusCode::OK } else { StatusCode::CREATED };
-            (status, Json(view::accepted(&accepted))).into_response()
+            let mut response = (status(&accepted), Json(view::accepted(&accepted))).into_response();
+            follow_up(&mut response, accepted.reached);
+            response
         }
         Err(error) => problem(&error).into_response(),
     };
@@ -140,6 +143,7 @@ impl Api {
             }
         };
         let reason: Reason = raw.reason.parse().map_err(|error| invalid(&error))?;
+        let level = raw.ack.map(|level| level.parse::<Level>()).transpose().map_err(|error| invalid(&error))?;
         let id = raw.id.map(|id| id.parse::<RecordId>()).transpose().map_err(|error| invalid(&error))?;
         let request = Request {
             block: raw.block,
@@ -148,6 +152,7 @@ impl Api {
             expires_at: raw.expires_at,
             note: raw.note,
             id,
+            level,
             ..Request::new(target, reason, actor.name.clone(), Source::Admin)
         };
         self.0.ledger.check(&request).map_err(|error| problem(&RevokeError::Invalid(error)))?;
@@ -226,6 +231,24 @@ impl Api {
         self.0.metrics.store_failed(StoreOperation::Read);
         tracing::error!(error = error as &dyn std::error::Error, "the store cannot be read");
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", "the store cannot be read")
+    }
+}
+
+/// 202 says that it is durable here, in force here, and on its way.
+const fn status(accepted: &Accepted) -> StatusCode {
+    match (accepted.reached.enough, accepted.existing) {
+        (false, _) => StatusCode::ACCEPTED,
+        (true, true) => StatusCode::OK,
+        (true, false) => StatusCode::CREATED,
+    }
+}
+
+/// Where it can be asked later how far it has come.
+pub(super) fn follow_up(response: &mut Response, reached: Reached) {
+    if reached.sequence > 0
+        && let Ok(place) = HeaderValue::from_str(&format!("/v1/replication/{}", reached.sequence))
+    {
+        response.headers_mut().insert(header::LOCATION, place);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::cluster::ClusterStatus;
 use crate::intake::{Accepted, Kept, Replaced, StoreStatus, Undone};
 use crate::revocation::{Form, Lift, Replacement, Revocation, Target};
 use crate::session::Open;
@@ -42,6 +43,7 @@ pub(super) fn accepted(accepted: &Accepted) -> Value {
         "effective_until": accepted.effective_until,
         "durable": accepted.durable,
         "existing": accepted.existing,
+        "reached": accepted.reached.level.name(),
     })
 }
 
@@ -150,6 +152,36 @@ pub(super) fn session(open: &Open) -> Value {
         }
     }
     view
+}
+
+/// How a node stands in its cluster.
+pub(super) fn cluster(status: &ClusterStatus) -> Value {
+    let nodes = status.nodes.iter().map(|node| {
+        json!({
+            "node": node.said.node,
+            "store": node.said.store,
+            "version": node.said.version,
+            "here": node.here,
+            "live": node.live,
+            "leaving": node.said.leaving,
+            "ready": node.said.ready,
+            "position": node.said.position,
+            "lag": node.lag,
+            "last_seen_at": node.heard,
+            "clock_ahead_ms": node.offset,
+        })
+    });
+    json!({
+        "engine": status.engine,
+        "joined": status.joined,
+        "broker_reachable": status.reachable,
+        "staleness_seconds": status.staleness.map(|it| it.as_secs_f64()),
+        "stale": status.stale,
+        "clock_skewed": status.skewed,
+        "position": status.position.to_string(),
+        "failure": status.failure,
+        "nodes": nodes.collect::<Vec<_>>(),
+    })
 }
 
 /// What the store says about itself.

@@ -15,6 +15,7 @@ use crate::keys::fetch::TrustError;
 use crate::keys::subject::OpenError;
 use crate::keys::{KeySet, KeySetError};
 use crate::proxy::{RateLimits, Snapshot, Sources, Supplier, UpstreamTls, UpstreamTlsError};
+use crate::revocation::Freshness;
 use crate::revocation::{Horizons, IssuerHorizon, OWN_ISSUER, RevocationMap};
 use crate::server::{CertificateError, Entrances, Identity};
 use crate::session::{self, Sessions};
@@ -32,6 +33,8 @@ pub(super) struct Parts {
     pub(super) entrances: Arc<Entrances>,
     /// Proofs of possession that were used.
     pub(super) replays: Arc<Replays>,
+    /// How old what is known of the other nodes may be, where there are any.
+    pub(super) freshness: Option<Arc<Freshness>>,
     /// The way to the store, once it is open.
     pub(super) ledger: Arc<OnceLock<Arc<Ledger>>>,
 }
@@ -97,6 +100,13 @@ pub(super) enum BuildError {
     /// The gateway's own keys cannot be had.
     #[error("the session keys cannot be used")]
     Sessions(#[from] session::OpenError),
+    /// A node has not got the keys that all nodes share.
+    #[error(
+        "there are no session keys in `{}`, and the nodes of a cluster share theirs: make them once, with \
+         `portcullis keys generate FILE`, and give every node that folder",
+        .0.display()
+    )]
+    NoSharedKeys(std::path::PathBuf),
     /// The access log cannot be opened.
     #[error("the access log cannot be opened")]
     AccessLog(#[source] std::io::Error),
@@ -107,6 +117,7 @@ impl BuildError {
         match self {
             Self::Keys { .. }
             | Self::NoKeys { .. }
+            | Self::NoSharedKeys(_)
             | Self::Certificate { .. }
             | Self::Trust { .. }
             | Self::UpstreamTls { .. }
@@ -175,6 +186,10 @@ pub(super) fn snapshot(config: &Config, parts: &Parts, before: Option<&Snapshot>
             match before.and_then(|before| before.sessions.as_ref()).filter(same) {
                 Some(sessions) => Some(Arc::clone(sessions)),
                 None => {
+                    // Nodes with keys of their own would refuse each other's sessions, and name them differently.
+                    if config.cluster.is_some() && !Sessions::has_keys(&wanted.keys_dir) {
+                        return Err(BuildError::NoSharedKeys(wanted.keys_dir.clone()));
+                    }
                     let opened = Sessions::open(wanted, parts.clock.now())?;
                     Some(Arc::new(opened.with_token_bytes_max(config.token.max_bytes)))
                 }
@@ -212,7 +227,9 @@ pub(super) fn snapshot(config: &Config, parts: &Parts, before: Option<&Snapshot>
         replays: Arc::clone(&parts.replays),
         demanded: config.issuers.iter().map(|issuer| issuer.sender).collect(),
     };
-    let gate = Gate::new(issuers, config.token.max_bytes, Arc::clone(&parts.map)).with_senders(senders);
+    let gate = Gate::new(issuers, config.token.max_bytes, Arc::clone(&parts.map))
+        .with_senders(senders)
+        .with_freshness(parts.freshness.clone());
     let access_log = match before.filter(|before| before.config.access_log == config.access_log) {
         Some(before) => Arc::clone(&before.access_log),
         None => {

@@ -10,13 +10,15 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use super::build::{self, BuildError, Parts};
-use super::{keys, manager, signing};
+use super::{cluster, keys, manager, signing};
 use crate::admin::{
     Credentials, Explanation, Gateway, KeyInfo, Pending, Question, ReloadError, Reloaded, RotateError, ServerInfo,
     Status,
 };
+use crate::cluster::{Cluster, ClusterStatus};
 use crate::config::{self, Loaded, Problems};
 use crate::gate::Denial;
+use crate::intake::Level;
 use crate::keys::subject;
 use crate::proxy::{Checks, ServerView, Shared, explain, settle};
 use crate::revocation::{Target, TargetKind};
@@ -46,6 +48,8 @@ pub struct Control {
     pub(super) draining: AtomicBool,
     /// The checks of upstream servers.
     pub(super) checks: Checks,
+    /// This node's part in its cluster, once it takes part.
+    pub(super) cluster: OnceLock<Cluster>,
 }
 
 /// The configuration in force.
@@ -133,6 +137,7 @@ impl Control {
             ("admin.audit_log", audit_log(old) != audit_log(new)),
             ("revocation.store", before.revocation.store != after.revocation.store),
             ("revocation.max_entries", before.revocation.max_entries != after.revocation.max_entries),
+            ("cluster", cluster::differs(before.cluster.as_ref(), after.cluster.as_ref())),
         ];
         let names: Vec<_> = changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect();
         if !names.is_empty() {
@@ -173,6 +178,9 @@ impl Control {
             self.shared.registry.set_max(session.devices.max);
             self.shared.families.set_max(session.devices.max);
         }
+        if let (Some(config), Some(freshness)) = (&snapshot.config.cluster, &self.parts.freshness) {
+            freshness.set_max_staleness(config.max_staleness);
+        }
         self.parts.replays.set_max(snapshot.config.token.proofs.max);
         // Before anybody is judged by it: what was used is not forgotten sooner than it is good.
         self.parts.replays.outlive(snapshot.config.token.proofs.life(), self.shared.clock.now());
@@ -203,6 +211,20 @@ impl Gateway for Control {
             config_loaded_at: in_force.since,
             draining: self.draining.load(Ordering::Acquire),
             upstreams: self.upstreams(),
+        }
+    }
+
+    fn cluster(&self) -> Option<ClusterStatus> {
+        self.cluster.get().map(Cluster::status)
+    }
+
+    fn reached(&self, sequence: u64) -> Option<Level> {
+        self.cluster.get()?.reached(sequence)
+    }
+
+    fn credential_changed(&self, issuer_url: &str, subject: &str) {
+        if let Some(cluster) = self.cluster.get() {
+            cluster.credential_changed(issuer_url.to_owned(), subject.to_owned());
         }
     }
 
@@ -247,6 +269,9 @@ impl Gateway for Control {
             certificates.map(move |it| (listener.as_str(), it.name(), it.expires().since(now)))
         });
         self.parts.metrics.set_certificates(shown);
+        if let Some(joined) = self.cluster.get() {
+            cluster::observe(joined, &self.parts.metrics.cluster);
+        }
     }
 
     fn subject_credentials(&self, issuer_url: &str) -> Option<Arc<subject::Credentials>> {
@@ -300,6 +325,9 @@ impl Gateway for Control {
         if !self.shared.ledger.status().is_ready() {
             why.push("store_poisoned".to_owned());
         }
+        if let Some(joined) = self.cluster.get() {
+            cluster::reasons(joined, &mut why);
+        }
         if why.is_empty() { Ok(()) } else { Err(why) }
     }
 }
@@ -310,6 +338,7 @@ pub(super) async fn keep_house(control: &Control) {
         let interval = control.shared.snapshot.load().config.revocation.sweep_interval;
         tokio::time::sleep(interval).await;
         sweep(control).await;
+        cluster::forget(control).await;
     }
 }
 

@@ -104,14 +104,35 @@ fn described(error: &OpenError) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
+/// Takes up the keys that another node has made, in the folder that they share.
+async fn follow_folder(control: &Control) {
+    let sessions = control.shared.snapshot.load().sessions.clone();
+    if sessions.is_none_or(|sessions| !sessions.is_behind()) {
+        return;
+    }
+    if let Err(error) = change(control, Sessions::follow_folder).await {
+        tracing::error!(%error, "failed to read the session keys that the nodes share");
+    }
+}
+
+/// Whether every node that is there has the staged key: what is signed with it verifies everywhere.
+fn everybody_has_it(control: &Control, snapshot: &Snapshot) -> bool {
+    let Some(cluster) = control.cluster.get() else { return true };
+    let staged = snapshot.sessions.as_ref().and_then(|sessions| sessions.staged());
+    staged.is_none_or(|staged| cluster.all_have_key(&staged))
+}
+
 /// Lets staged keys sign when their time has come.
 pub(super) async fn keep_time(control: &Control) {
     loop {
         tokio::time::sleep(LOOK).await;
+        if control.cluster.get().is_some() {
+            follow_folder(control).await;
+        }
         let due = {
             let snapshot = control.shared.snapshot.load();
             let next = snapshot.sessions.as_ref().and_then(|sessions| sessions.next_activation());
-            next.is_some_and(|next| next <= control.shared.clock.now())
+            next.is_some_and(|next| next <= control.shared.clock.now()) && everybody_has_it(control, &snapshot)
         };
         if !due {
             continue;

@@ -81,6 +81,11 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: KeysCommand,
     },
+    /// Copy, check and repair the revocation store on this machine
+    Store {
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
     /// Verify, decode and mint tokens, offline
     Token(TokenArgs),
     /// Show what runs
@@ -285,6 +290,11 @@ pub(super) enum SubjectsCommand {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeysCommand {
+    /// Make the first signing key of a configuration, offline: the nodes of a cluster share one folder of keys
+    Generate {
+        /// The configuration file
+        file: PathBuf,
+    },
     /// List the gateway's keys and those of the issuers
     List,
     /// Make a new key, publish it, and sign with it once whoever verifies has had time to fetch it
@@ -307,4 +317,27 @@ pub(super) enum KeysCommand {
         #[arg(long)]
         note: Option<String>,
     },
+}
+
+/// Which store.
+#[derive(Debug, Args)]
+pub(super) struct StoreArgs {
+    /// The store's folder, instead of the one that the configuration names
+    #[arg(long, value_name = "DIR")]
+    pub(super) path: Option<PathBuf>,
+    /// The configuration file
+    #[arg(long, value_name = "FILE", env = "PORTCULLIS_CONFIG", default_value = "/etc/portcullis/portcullis.yaml")]
+    pub(super) config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum StoreCommand {
+    /// Print everything in it as lines of JSON; the gateway may be running
+    Export(StoreArgs),
+    /// Take in lines of JSON from standard input; the gateway must be stopped
+    Import(StoreArgs),
+    /// Set a damaged store aside and make a new one of all that is whole in it; the gateway must be stopped
+    Rebuild(StoreArgs),
+    /// Check everything that a start does: exit 0, or 65 if it is damaged; the gateway may be running
+    Verify(StoreArgs),
 }

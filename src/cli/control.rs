@@ -174,6 +174,10 @@ pub(super) fn sessions(admin: &AdminArgs, command: &SessionsCommand, streams: &m
 
 pub(super) fn keys(admin: &AdminArgs, command: &KeysCommand, streams: &mut Streams<'_>) -> Result<(), Failure> {
     match command {
+        KeysCommand::Generate { file } => {
+            let folder = crate::app::generate_keys(file)?;
+            Ok(writeln!(streams.stdout, "{}: the session keys are there", folder.display())?)
+        }
         KeysCommand::List => {
             let reply = call(admin, Method::GET, "/v1/keys", None, None)?;
             print(admin, &reply.body, streams.stdout, |body| {

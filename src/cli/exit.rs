@@ -10,6 +10,8 @@ pub enum Exit {
     Failed,
     /// The arguments make no sense (`EX_USAGE`).
     Usage,
+    /// What was given is not what it should be, or some of it is lost (`EX_DATAERR`).
+    Data,
     /// The gateway cannot be reached or cannot do it now (`EX_UNAVAILABLE`).
     Unavailable,
     /// The credential is missing, wrong or may not do this (`EX_NOPERM`).
@@ -25,6 +27,7 @@ impl Exit {
         match self {
             Self::Failed => 1,
             Self::Usage => 64,
+            Self::Data => 65,
             Self::Unavailable => 69,
             Self::Denied => 77,
             Self::Config => 78,

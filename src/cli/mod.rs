@@ -5,6 +5,7 @@ mod client;
 mod control;
 mod exit;
 mod show;
+mod store;
 pub mod token;
 
 use std::ffi::OsString;
@@ -88,6 +89,7 @@ fn dispatch(commands: &Commands, arguments: impl IntoIterator<Item = OsString>, 
         Command::Subjects { admin, command } => control::subjects(&admin, &command, streams),
         Command::Sessions { admin, command } => control::sessions(&admin, &command, streams),
         Command::Keys { admin, command } => control::keys(&admin, &command, streams),
+        Command::Store { command } => store::run(&command, streams),
         Command::Status { admin } => control::status(&admin, streams),
     };
     match done {

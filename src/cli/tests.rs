@@ -23,21 +23,21 @@ fn demo(options: &DemoOptions, out: &mut (dyn Write + Send)) -> Result<(), Failu
 const COMMANDS: Commands = Commands { run, demo };
 
 /// What a command wrote, and how it ended.
-struct Outcome {
+pub(super) struct Outcome {
     code: ExitCode,
-    stdout: String,
-    stderr: String,
+    pub(super) stdout: String,
+    pub(super) stderr: String,
 }
 
 impl Outcome {
     #[track_caller]
-    fn exits(self, code: u8) -> Self {
+    pub(super) fn exits(self, code: u8) -> Self {
         assert_eq!(self.code, ExitCode::from(code), "stdout: {}\nstderr: {}", self.stdout, self.stderr);
         self
     }
 }
 
-fn portcullis(arguments: &[&str], stdin: &str) -> Outcome {
+pub(super) fn portcullis(arguments: &[&str], stdin: &str) -> Outcome {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let mut streams = Streams { stdin: &mut stdin.as_bytes(), stdout: &mut stdout, stderr: &mut stderr };
     let arguments = std::iter::once("portcullis").chain(arguments.iter().copied()).map(OsString::from);
@@ -72,6 +72,8 @@ fn arguments_that_make_no_sense_exit_64() {
         &["revocations", "get", "two words"],
         &["status", "--admin", "https://gate.example:9901"],
         &["status", "--token-file", "/nowhere/token"],
+        &["store"],
+        &["store", "export", "data"],
     ] {
         let outcome = portcullis(arguments, "").exits(64);
         assert!(outcome.stdout.is_empty() && !outcome.stderr.is_empty(), "{arguments:?}");

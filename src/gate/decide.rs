@@ -10,10 +10,10 @@ use super::credential::{held_by_claim, subject_signer};
 use super::issuer::{Kind, TrustedIssuer};
 use super::requirement::Facts;
 use super::verified::{self, Held, Verified};
-use super::{Demand, Denial, Need, Presentation, Senders, TokenCache, Unenforced, Unsettled};
+use super::{Demand, Denial, Need, OnStale, Presentation, Sender, Senders, TokenCache, Unenforced, Unsettled};
 use crate::keys::VerifyingKey;
 use crate::keys::subject::Binding;
-use crate::revocation::{RevocationMap, Standing, Target, TargetKind};
+use crate::revocation::{Freshness, RevocationMap, Standing, Target, TargetKind};
 use crate::session::Open;
 use crate::time::Timestamp;
 use crate::token::present::Scheme;
@@ -26,6 +26,8 @@ pub struct Gate {
     max_token_bytes: usize,
     revocations: Arc<RevocationMap>,
     senders: Senders,
+    /// How old the revocations may be; none where nobody else makes any.
+    freshness: Option<Arc<Freshness>>,
 }
 
 /// Proof of one positive decision. Forwarding consumes it, so that a request without a decision does
@@ -86,6 +88,8 @@ pub struct Admission {
     pub issuer: usize,
     /// Whether the signature had been verified before.
     pub cached: bool,
+    /// Whether it was admitted although what is known of revocations elsewhere is too old.
+    pub stale: bool,
     /// The algorithm whose signature was verified just now.
     pub verified: Option<Algorithm>,
 }
@@ -109,7 +113,13 @@ impl Gate {
     /// A gate for these issuers; tokens longer than `max_token_bytes` are not looked at.
     #[must_use]
     pub fn new(issuers: Vec<TrustedIssuer>, max_token_bytes: usize, revocations: Arc<RevocationMap>) -> Self {
-        Self { issuers, max_token_bytes, revocations, senders: Senders::default() }
+        Self { issuers, max_token_bytes, revocations, senders: Senders::default(), freshness: None }
+    }
+
+    /// The same where others revoke as well, and it must be known how old what is known of that is.
+    #[must_use]
+    pub fn with_freshness(self, freshness: Option<Arc<Freshness>>) -> Self {
+        Self { freshness, ..self }
     }
 
     /// The same with these rules for tokens that are bound to their holder.
@@ -190,7 +200,9 @@ impl Gate {
             self.confirm(&entry.verified, presented, now).map_err(refuse)?;
         }
         self.satisfies(&entry.verified, demand, now).map_err(refuse)?;
-        Ok(Admission { issuer, cached: verified.is_none(), verified, permit: Permit(Holder::Bearer(entry)) })
+        // Whoever is refused in any case is told so; nobody is let in on what may be out of date.
+        let stale = self.accept_staleness(demand.on_stale, presented.sender).map_err(refuse)?;
+        Ok(Admission { stale, issuer, cached: verified.is_none(), verified, permit: Permit(Holder::Bearer(entry)) })
     }
 
     /// Lets a request through as nobody's, on the word of a token that has expired and is good otherwise:
@@ -223,7 +235,30 @@ impl Gate {
     pub fn still_honoured(&self, verified: &Verified, now: Timestamp) -> Result<(), Unsettled> {
         self.in_time(verified, now).map_err(|denial| Stage { denial, issuer: Some(verified.issuer) })?;
         self.credential(verified, now)?;
-        self.judge_again(verified, now).map(drop)
+        self.judge_again(verified, now)?;
+        self.up_to_date().map_err(|denial| Stage { denial, issuer: Some(verified.issuer) }.into())
+    }
+
+    /// Whether it is known what was revoked elsewhere. Nothing is minted while it is not.
+    ///
+    /// # Errors
+    ///
+    /// [`Denial::StateStale`].
+    pub fn up_to_date(&self) -> Result<(), Denial> {
+        match &self.freshness {
+            Some(freshness) if freshness.is_stale() => Err(Denial::StateStale),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether what is known is too old, where a route lets that pass.
+    fn accept_staleness(&self, on_stale: OnStale, sender: &dyn Sender) -> Result<bool, Denial> {
+        let stale = self.up_to_date();
+        match on_stale {
+            OnStale::Allow => Ok(stale.is_err()),
+            OnStale::RejectUnsafeMethods if sender.is_safe() => Ok(stale.is_err()),
+            OnStale::Reject | OnStale::RejectUnsafeMethods => stale.map(|()| false),
+        }
     }
 
     /// Everything but standing and demand: whether `token` is authentic and well formed, and its times

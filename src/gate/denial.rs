@@ -60,6 +60,8 @@ pub enum Denial {
     CertificateMismatch,
     /// As many proofs as may be are remembered already; an earlier one is not forgotten for this one.
     ProofsExhausted,
+    /// What was revoked elsewhere may not have come here yet.
+    StateStale,
     /// The route demands scopes that the token lacks; they are named to the caller (RFC 6750 §3.1).
     InsufficientScope(String),
     /// The route demands claim values that the token lacks.
@@ -112,6 +114,7 @@ impl Denial {
             Self::TokenNotBound => "token_not_bound",
             Self::CertificateMismatch => "certificate_mismatch",
             Self::ProofsExhausted => "proofs_exhausted",
+            Self::StateStale => "revocation_state_stale",
             Self::InsufficientScope(_) => "insufficient_scope",
             Self::ClaimMismatch => "claim_mismatch",
             Self::InsufficientUserAuthentication { .. } => "insufficient_user_authentication",

@@ -1,8 +1,8 @@
 //! Proofs of possession that were used: each is good once (RFC 9449 §11.1).
 //!
 //! One for the process, whatever the configuration: a reload forgets nothing. It is in memory alone, so
-//! proofs made before the process began are not honoured ([`Replays::since`]), and several gateways behind
-//! one address remember each for itself.
+//! proofs made before the process began are not honoured ([`Replays::since`]), and the nodes of a
+//! cluster tell each other of what was used, a moment later.
 //!
 //! Only what passed every other check gets here, so nobody fills it but holders of bound tokens that are
 //! honoured; and one key may fill an eighth of it at most, so that no single one shuts out the others. At
@@ -12,7 +12,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hasher;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use siphasher::sip128::{Hasher128, SipHasher13};
@@ -39,7 +39,12 @@ pub struct Replays {
     since: AtomicI64,
     /// Drawn when it is made, so that nobody can prepare two names with one digest.
     secret: (u64, u64),
+    /// Who is told of proofs that are used here.
+    told: OnceLock<Told>,
 }
+
+/// Hears of a proof: its key, its id, and when it was made.
+pub type Told = Box<dyn Fn(&str, &str, Timestamp) + Send + Sync>;
 
 /// Why a proof is not taken as new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +75,7 @@ impl Replays {
             life: AtomicU64::new(whole_seconds(life)),
             since: AtomicI64::new(now.floor_to_second().millis()),
             secret: rand::random(),
+            told: OnceLock::new(),
         }
     }
 
@@ -110,6 +116,25 @@ impl Replays {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Has `told` hear of every proof that is used here from now on. To be said once.
+    pub fn tell(&self, told: Told) {
+        // A second one would be a second cluster: the first stays.
+        drop(self.told.set(told));
+    }
+
+    /// Takes the proof `id` of `key`, made at `issued`, as used for as long as it is good, and tells others.
+    ///
+    /// # Errors
+    ///
+    /// [`NotNew`]; it is then not remembered once more.
+    pub fn use_up(&self, key: &str, id: &str, issued: Timestamp, now: Timestamp) -> Result<(), NotNew> {
+        self.take(key, id, issued, now)?;
+        if let Some(told) = self.told.get() {
+            told(key, id, issued);
+        }
+        Ok(())
     }
 
     /// Takes the proof `id` of `key`, made at `issued`, as used for as long as it is good.

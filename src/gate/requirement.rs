@@ -67,6 +67,20 @@ pub struct Demand {
     pub acr: Vec<String>,
     /// How it must be bound to its holder.
     pub sender: Option<Constraint>,
+    /// What becomes of it while it is not known what was revoked elsewhere.
+    pub on_stale: OnStale,
+}
+
+/// What becomes of requests while what is known of revocations elsewhere is older than it may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnStale {
+    /// All are refused.
+    #[default]
+    Reject,
+    /// Those are refused that may change something: whose methods are not safe (RFC 9110 §9.2.1).
+    RejectUnsafeMethods,
+    /// All are served by what is known.
+    Allow,
 }
 
 /// How a token must be bound to its holder.

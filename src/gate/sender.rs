@@ -28,6 +28,9 @@ pub trait Sender {
     /// Whether `htm` is its method.
     fn is_method(&self, htm: &str) -> bool;
 
+    /// Whether its method is safe: nothing is changed by it (RFC 9110 §9.2.1).
+    fn is_safe(&self) -> bool;
+
     /// Whether `htu` is its URL as its client saw it, query and fragment aside.
     fn is_target(&self, htu: &str) -> bool;
 
@@ -66,6 +69,10 @@ impl Sender for Nobody {
     }
 
     fn is_method(&self, _: &str) -> bool {
+        false
+    }
+
+    fn is_safe(&self) -> bool {
         false
     }
 
@@ -177,7 +184,7 @@ impl Gate {
     }
 
     fn spend(&self, proof: &Unspent, now: Timestamp) -> Result<(), Denial> {
-        self.senders().replays.take(&proof.key, &proof.id, proof.issued, now).map_err(|not_new| match not_new {
+        self.senders().replays.use_up(&proof.key, &proof.id, proof.issued, now).map_err(|not_new| match not_new {
             NotNew::Used => Denial::InvalidProof(ProofFault::Used),
             NotNew::Full => Denial::ProofsExhausted,
         })

@@ -1,6 +1,7 @@
 //! The ledger: requests in, records out, and the map in step with them.
 
 mod change;
+mod follow;
 mod lift;
 mod replace;
 
@@ -15,13 +16,14 @@ use tokio::sync::{Mutex, Semaphore, broadcast};
 
 use super::claim::Claims;
 use super::limits::{self, Limits};
-use super::outcome::{Accepted, Event, LedgerError, LiftError, Lifted, RevokeError, Swept};
+use super::outcome::{Accepted, Event, ExchangeError, LedgerError, LiftError, Lifted, RevokeError, Swept};
 use super::replace::{ReplaceError, ReplaceRequest, Replaced, UndoError, UndoRequest, Undone};
+use super::replication::{Level, Reached, Replication};
 use super::request::{InvalidRequest, Meaning, Request};
 use crate::revocation::{Form, Full, Horizons, InForce, RecordId, Revocation, RevocationMap, Target, UnknownIssuer};
 use crate::store::{
-    Acknowledgement, Appended, Body, Cursor, Document, DocumentKind, DocumentWrite, Entry, Filter, Kept, Live, Page,
-    Put, Store, StoreError, StoreStatus,
+    Acknowledgement, Adopted, Appended, Body, Cursor, Document, DocumentKind, DocumentWrite, Entry, Filter, Kept, Live,
+    Page, Put, Store, StoreError, StoreStatus,
 };
 use crate::time::{Clock, Timestamp};
 
@@ -36,6 +38,8 @@ const EVENTS: usize = 1024;
 const FORGET_BATCH: usize = 500;
 /// Revocations of one target that [`Ledger::of_targets`] names, newest first.
 const MAX_OF_TARGET: usize = 100;
+/// Who is said to have written what all nodes agreed on: it need not be published again.
+const AGREED: &str = "agreed";
 /// Items on one page, at most.
 const MAX_PAGE: usize = 1000;
 
@@ -60,6 +64,8 @@ struct Inner {
     /// Whether what the store has taken outlives the process.
     survives: bool,
     sequence: Mutex<u64>,
+    /// The other nodes, where there are any.
+    replication: OnceLock<Arc<dyn Replication>>,
     /// Held while a subject is replaced, or that is undone: one chain is changed by one request at a time.
     replacing: Mutex<()>,
     claims: Arc<Claims>,
@@ -111,6 +117,7 @@ impl Ledger {
             clock,
             opened: (now, Instant::now()),
             sequence: Mutex::new(sequence),
+            replication: OnceLock::new(),
             replacing: Mutex::new(()),
             claims: Arc::default(),
             in_flight: Semaphore::new(MAX_IN_FLIGHT),
@@ -318,7 +325,62 @@ impl Ledger {
     /// When the store does not take them, or does not write: after [`StoreError::NotDurable`] it is not
     /// known whether they are there.
     pub async fn put(&self, writes: Vec<DocumentWrite>) -> Result<Put, StoreError> {
-        self.inner.store.put(writes).await.unwrap_or(Err(StoreError::Stopped))
+        let put = self.inner.store.put(writes).await.unwrap_or(Err(StoreError::Stopped));
+        if let Ok(Put::Written) = put {
+            self.inner.announce();
+        }
+        put
+    }
+
+    /// Puts one document where the one it expects is: of all nodes that expect the same, one is told
+    /// [`Put::Written`], and it is on disk then, here and where they agree. A conflict brings what is there
+    /// here first.
+    ///
+    /// # Errors
+    ///
+    /// When that place cannot be asked, or the store does not write: then it is not known whether it is there.
+    pub async fn exchange(&self, write: DocumentWrite) -> Result<Put, ExchangeError> {
+        let Some(replication) = self.inner.replication.get() else {
+            return Ok(self.put(vec![write]).await?);
+        };
+        let put = replication.compare_and_put(&write).await?;
+        let document = match &put {
+            Put::Written => Some(write.document),
+            Put::Conflict(there) => there.clone(),
+        };
+        if let Some(document) = document {
+            self.adopt_agreed(document).await?;
+        }
+        Ok(put)
+    }
+
+    /// The document of this kind with this key, as all nodes agree on it: another node may have written it a moment
+    /// ago. A broker that has lost it, or a later revision of it, is not believed.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read, or that place cannot be asked.
+    pub async fn agreed_document(&self, kind: DocumentKind, key: &str) -> Result<Option<Document>, ExchangeError> {
+        let here = self.document(kind, key).await?;
+        let Some(replication) = self.inner.replication.get() else { return Ok(here) };
+        let Some(there) = replication.agreed(kind, key).await? else { return Ok(here) };
+        if here.as_ref().is_some_and(|here| here.revision >= there.revision) {
+            return Ok(here);
+        }
+        self.adopt_agreed(there.clone()).await?;
+        Ok(Some(there))
+    }
+
+    async fn adopt_agreed(&self, document: Document) -> Result<(), StoreError> {
+        let there = Adopted { origin: AGREED.to_owned(), document };
+        let adopted = self.inner.store.adopt(Vec::new(), vec![there], Vec::new());
+        adopted.await.unwrap_or(Err(StoreError::Stopped)).map(drop)
+    }
+
+    /// Has the ledger tell others from now on. To be said once.
+    pub fn replicate(&self, replication: Arc<dyn Replication>) {
+        // A second one would be a second cluster: the first stays.
+        drop(self.inner.replication.set(replication));
     }
 
     /// The document of this kind with this key. Whether it still means something is for the caller to
@@ -367,16 +429,28 @@ impl Inner {
     }
 
     async fn revoke(&self, request: Request) -> Result<Accepted, RevokeError> {
-        let now = self.clock.now();
+        let now = self.time();
         let horizons = self.horizons.load_full();
+        let level = request.level;
+        let meaning = request.meaning(&horizons, now);
         let _claim = match &request.id {
             None => None,
             Some(id) => {
                 let claim = self.claims.take(id).await;
                 let asked = id.clone();
-                let known = self.ask(move |store| Ok((store.find(&asked)?, store.is_lifted(&asked)?)));
+                let target = meaning.as_ref().ok().map(|it| it.target.clone());
+                let known = self.ask(move |store| {
+                    let lifted = target.map_or(Ok(false), |target| store.is_lifted(&asked, &target))?;
+                    Ok((store.find(&asked)?, lifted))
+                });
                 match known.await.map_err(RevokeError::Store)? {
-                    (Some(kept), _) => return repeated(&request, kept.revocation, &horizons, self.survives),
+                    (Some(kept), _) => {
+                        let mut accepted = repeated(&request, kept.revocation, &horizons, self.survives)?;
+                        // Everything up to now, and so that one as well.
+                        let number = *self.sequence.lock().await;
+                        accepted.reached = self.reached(number, level).await;
+                        return Ok(accepted);
+                    }
                     // The revocation is forgotten, its tombstone is not: it would undo this one as well.
                     (None, true) => return Err(RevokeError::Conflict),
                     (None, false) => {}
@@ -384,7 +458,7 @@ impl Inner {
                 Some(claim)
             }
         };
-        let Meaning { target, form, forget_at } = request.meaning(&horizons, now)?;
+        let Meaning { target, form, forget_at } = meaning?;
         let revocation = Revocation {
             id: request.id.unwrap_or_else(RecordId::generate),
             target,
@@ -403,14 +477,18 @@ impl Inner {
             effective_until: forget_at,
             durable: self.survives,
             existing: false,
+            reached: Reached::ALONE,
         };
-        let stored = {
+        let (stored, number) = {
             let mut sequence = self.sequence.lock().await;
-            self.enforce(&mut sequence, revocation)?
+            (self.enforce(&mut sequence, revocation)?, *sequence)
         };
         match answer(stored.await) {
             Ok(outcomes) if outcomes.first() == Some(&Appended::Conflict) => Err(RevokeError::Conflict),
-            Ok(_) => Ok(accepted),
+            Ok(_) => {
+                accepted.reached = self.reached(number, level).await;
+                Ok(accepted)
+            }
             Err(source) => {
                 accepted.durable = false;
                 Err(RevokeError::NotDurable { accepted: Box::new(accepted), source })
@@ -430,6 +508,30 @@ impl Inner {
         *sequence += 1;
         let origin = self.store.store_id().to_owned();
         self.store.append(vec![Entry { origin, origin_seq: *sequence, version: Entry::VERSION, body }])
+    }
+
+    /// The time of what is decided now: not before anything that is known to have happened elsewhere.
+    fn time(&self) -> Timestamp {
+        let now = self.clock.now();
+        self.replication.get().map_or(now, |it| it.time(now))
+    }
+
+    /// Says that something was written that others are to hear of.
+    fn announce(&self) {
+        if let Some(replication) = self.replication.get() {
+            replication.written();
+        }
+    }
+
+    /// Says that something was written, and waits for the others as far as is asked for.
+    async fn reached(&self, sequence: u64, level: Option<Level>) -> Reached {
+        match self.replication.get() {
+            None => Reached::ALONE,
+            Some(replication) => {
+                replication.written();
+                replication.reached(sequence, level).await
+            }
+        }
     }
 
     /// Before when a record must end to be forgotten now.
@@ -483,6 +585,7 @@ fn repeated(request: &Request, made: Revocation, horizons: &Horizons, durable: b
         effective_until: made.forget_at,
         durable,
         existing: true,
+        reached: Reached::ALONE,
     })
 }
 

@@ -9,13 +9,16 @@ mod ledger;
 mod limits;
 mod outcome;
 mod replace;
+mod replication;
 mod request;
 
 pub use ledger::{Ledger, UnreadableReplacement};
-pub use outcome::{Accepted, Event, LedgerError, LiftError, Lifted, RevokeError, Swept};
+pub use outcome::{Accepted, Event, ExchangeError, FollowError, LedgerError, LiftError, Lifted, RevokeError, Swept};
 pub use replace::{ReplaceError, ReplaceRequest, Replaced, UndoError, UndoRequest, Undone};
+pub use replication::{Level, Reached, Replication, UnknownLevel, Unreachable};
 pub use request::{InvalidRequest, Request};
 
 pub use crate::store::{
-    Cursor, Document, DocumentKind, DocumentWrite, Filter, Kept, Page, Put, StoreError, StoreStatus,
+    Adopted, Adoption, Appended, Body, Cursor, Document, DocumentKind, DocumentWrite, Entry, Filter, Kept, Page, Put,
+    StoreError, StoreStatus, Written, WrittenWhat,
 };

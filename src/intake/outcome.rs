@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{InvalidRequest, UnreadableReplacement};
+use super::{InvalidRequest, Reached, Unreachable, UnreadableReplacement};
 use crate::revocation::{Form, Full, Lift, RecordId, Replacement, Revocation, Target};
 use crate::store::StoreError;
 use crate::time::Timestamp;
@@ -22,6 +22,8 @@ pub struct Accepted {
     pub durable: bool,
     /// Whether an earlier request with this id had made it.
     pub existing: bool,
+    /// How far it has come on its way to the other nodes.
+    pub reached: Reached,
 }
 
 /// Why nothing was revoked, or not for good.
@@ -59,6 +61,8 @@ pub struct Lifted {
     pub lift: Lift,
     /// Whether the revocation had been lifted before.
     pub existing: bool,
+    /// How far the tombstone has come on its way to the other nodes.
+    pub reached: Reached,
 }
 
 /// Why nothing was lifted. What was in force still is.
@@ -92,6 +96,28 @@ pub enum LedgerError {
     #[error(transparent)]
     Replacement(#[from] UnreadableReplacement),
     /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a document was not put where all nodes agree.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// It is not on disk here.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The place could not be asked.
+    #[error(transparent)]
+    Unreachable(#[from] Unreachable),
+}
+
+/// Why what another node said was not taken in. This node is then not up to date.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FollowError {
+    /// `revocation.max_entries` is below what the cluster has.
+    #[error("the cluster has more revocations than `revocation.max_entries` allows here")]
+    Full(#[from] Full),
+    /// It is not on disk here.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

@@ -1,5 +1,6 @@
 //! What a caller asks for, and what that means.
 
+use super::Level;
 use crate::revocation::{Form, Horizons, Reason, RecordId, Source, Target, TargetKind};
 use crate::time::Timestamp;
 
@@ -36,6 +37,8 @@ pub struct Request {
     pub source: Source,
     /// The caller's `Idempotency-Key`: the same request with the same id is carried out once.
     pub id: Option<RecordId>,
+    /// How far it is to have come before it is answered; `None`: as the configuration has it.
+    pub level: Option<Level>,
 }
 
 impl Request {
@@ -53,6 +56,7 @@ impl Request {
             actor: actor.into(),
             source,
             id: None,
+            level: None,
         }
     }
 }

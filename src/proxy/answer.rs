@@ -320,8 +320,8 @@ pub(super) fn json(status: StatusCode, content_type: &'static str, body: String)
 const fn denial_status(denial: &Denial) -> StatusCode {
     match denial {
         Denial::MultipleTokens => StatusCode::BAD_REQUEST,
-        // Nobody is signed out because a key server is down, or because others send too many proofs.
-        Denial::KeysUnavailable | Denial::ProofsExhausted => StatusCode::SERVICE_UNAVAILABLE,
+        // Nobody is signed out because a key server or a broker is down, or because others send too many proofs.
+        Denial::KeysUnavailable | Denial::ProofsExhausted | Denial::StateStale => StatusCode::SERVICE_UNAVAILABLE,
         Denial::InsufficientScope(_) | Denial::ClaimMismatch | Denial::CrossSite => StatusCode::FORBIDDEN,
         Denial::MissingToken
         | Denial::MalformedToken
@@ -379,6 +379,7 @@ const fn denial_detail(denial: &Denial) -> &'static str {
         Denial::TokenNotBound => "the token must be bound to its holder, and is not",
         Denial::CertificateMismatch => "the token is bound to another client certificate",
         Denial::ProofsExhausted => "too many proofs of possession have come lately",
+        Denial::StateStale => "it cannot be known whether the token was revoked elsewhere",
         Denial::InsufficientScope(_) => "the token lacks a scope",
         Denial::ClaimMismatch => "the token does not meet this route's conditions",
         Denial::InsufficientUserAuthentication { .. } => "a more recent or a stronger login is needed",
@@ -424,7 +425,7 @@ fn challenge(denial: &Denial, context: Context<'_>) -> Option<HeaderValue> {
             let detail = quoted(denial_detail(denial));
             format!("Bearer realm={realm}, error=\"invalid_token\", error_description={detail}, DPoP algs={algorithms}")
         }
-        (Denial::CrossSite | Denial::KeysUnavailable | Denial::ProofsExhausted, _) => return None,
+        (Denial::CrossSite | Denial::KeysUnavailable | Denial::ProofsExhausted | Denial::StateStale, _) => return None,
         (other, _) => {
             let detail = quoted(denial_detail(other));
             format!("Bearer realm={realm}, error=\"invalid_token\", error_description={detail}")

@@ -98,6 +98,9 @@ async fn judge(
     };
     let (admission, began) = settle(snapshot, &local.shared.clock, record.time, ask).await?;
     let metrics = &local.shared.metrics;
+    if admission.stale {
+        metrics.cluster.stale_served.inc();
+    }
     if admission.cached { &metrics.token_cache_hits } else { &metrics.token_cache_misses }.inc();
     if let Some(algorithm) = admission.verified {
         metrics.verified(algorithm, began.elapsed());

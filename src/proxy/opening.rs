@@ -181,6 +181,7 @@ pub(super) async fn enter(
         known.prolong(minted.expires);
         return gate.session_standing(&known).map_err(Refusal::Denied);
     }
+    gate.up_to_date().map_err(Refusal::Denied)?;
     let open = Open::minted(minted, device, now);
     gate.session_standing(&open).map_err(Refusal::Denied)?;
     let limit = sessions.config().max_per_subject;

@@ -19,7 +19,7 @@ use super::snapshot::Local;
 use super::{ending, headers};
 use crate::config::{Delivery, TokenPlace};
 use crate::gate::{Denial, Stage};
-use crate::intake::{Document, DocumentKind, DocumentWrite, Put, Request, StoreError};
+use crate::intake::{Document, DocumentKind, DocumentWrite, ExchangeError, Put, Request};
 use crate::revocation::{Reason, Source, Target, TargetKind};
 use crate::session::{Family, Judgement, MintError, Minted, Open, Opener, RefreshError, RefreshToken, Sessions};
 use crate::telemetry::{RefreshResult, StoreOperation};
@@ -176,7 +176,7 @@ async fn take(
     let mut confirmed = false;
     for _ in 0..TRIES_MAX {
         let now = shared.clock.now();
-        let Stored { family, revision } = live(local, token, now).await?;
+        let Stored { family, revision } = live(find(local, &token.session).await, now)?;
         if family.bound_to.is_some() && family.bound_to.as_deref() != terms.client {
             return Err(Refusal::NoToken(TokenRefusal::OtherClient).into());
         }
@@ -276,7 +276,9 @@ pub(super) async fn family_in_cookie(
 pub(super) async fn family_of(local: &Local, sessions: &Sessions, text: &str) -> Result<Option<Family>, Refusal> {
     let Some(token) = sessions.refresh_token(text) else { return Ok(None) };
     let now = local.shared.clock.now();
-    match live(local, &token, now).await {
+    // Whoever leaves need not wait for the others: what is known here will do.
+    let found = local.shared.ledger.document(DocumentKind::Family, &token.session).await.map_err(ExchangeError::from);
+    match live(found, now) {
         Ok(stored) => Ok(Some(stored.family).filter(|family| family.opened == token.opened)),
         Err(Refusal::NoToken(TokenRefusal::InvalidGrant(_))) => Ok(None),
         Err(refusal) => Err(refusal),
@@ -290,15 +292,15 @@ pub(super) fn strip(sessions: &Sessions, fields: &mut HeaderMap) {
     }
 }
 
-async fn find(local: &Local, session: &str) -> Result<Option<Document>, StoreError> {
-    local.shared.ledger.document(DocumentKind::Family, session).await.inspect_err(|_| {
+async fn find(local: &Local, session: &str) -> Result<Option<Document>, ExchangeError> {
+    local.shared.ledger.agreed_document(DocumentKind::Family, session).await.inspect_err(|_| {
         local.shared.metrics.store_failed(StoreOperation::Read);
     })
 }
 
-/// The family of `token`, unless it has ended.
-async fn live(local: &Local, token: &RefreshToken, now: Timestamp) -> Result<Stored, Refusal> {
-    let found = find(local, &token.session).await.map_err(|error| {
+/// The family that was `found`, unless it has ended.
+fn live(found: Result<Option<Document>, ExchangeError>, now: Timestamp) -> Result<Stored, Refusal> {
+    let found = found.map_err(|error| {
         tracing::error!(%error, "failed to read a family of refresh tokens");
         Refusal::NoToken(TokenRefusal::Unavailable)
     })?;
@@ -318,7 +320,7 @@ fn confirm(local: &Local, record: &Record, family: &Family, head: &Parts, now: T
     let Some(bound) = bound else { return Ok(()) };
     let confirmed = local.snapshot.gate.confirm_refresh(&bound, &record.sender(head, &local.snapshot), now);
     confirmed.map_err(|denial| match denial {
-        Denial::ProofsExhausted => Refusal::NoToken(TokenRefusal::Unavailable),
+        Denial::ProofsExhausted | Denial::StateStale => Refusal::NoToken(TokenRefusal::Unavailable),
         denial => refused(denial),
     })
 }
@@ -327,6 +329,7 @@ fn confirm(local: &Local, record: &Record, family: &Family, head: &Parts, now: T
 async fn stand(local: &Local, open: &Open) -> Result<(), Refusal> {
     let (snapshot, clock) = (&local.snapshot, &local.shared.clock);
     let gate = &snapshot.gate;
+    gate.up_to_date().map_err(|_| Refusal::NoToken(TokenRefusal::Unavailable))?;
     gate.session_standing(open).map_err(refused)?;
     let ask = |gate: &crate::gate::Gate, now| gate.credential_of_session(&open.lineage, now);
     settle(snapshot, clock, clock.now(), ask).await.map_err(|Stage { denial, .. }| match denial {
@@ -338,7 +341,7 @@ async fn stand(local: &Local, open: &Open) -> Result<(), Refusal> {
 }
 
 /// Puts `family` where one of `revision` is; whether it was still there. Durable when this is `true`.
-async fn put(local: &Local, family: &Family, revision: u64) -> Result<bool, StoreError> {
+async fn put(local: &Local, family: &Family, revision: u64) -> Result<bool, ExchangeError> {
     let document = Document {
         kind: DocumentKind::Family,
         key: family.session.to_string(),
@@ -347,7 +350,7 @@ async fn put(local: &Local, family: &Family, revision: u64) -> Result<bool, Stor
         forget_at: Some(family.ends),
     };
     let write = DocumentWrite { document, expects: Some(revision) };
-    match local.shared.ledger.put(vec![write]).await {
+    match local.shared.ledger.exchange(write).await {
         Ok(Put::Written) => Ok(true),
         Ok(Put::Conflict(_)) => Ok(false),
         Err(error) => {
@@ -416,7 +419,7 @@ fn unminted(error: &MintError) -> Refusal {
     Refusal::Internal
 }
 
-fn unavailable(error: &StoreError) -> Refusal {
+fn unavailable(error: &ExchangeError) -> Refusal {
     tracing::error!(%error, "a refresh token was not rotated");
     Refusal::NoToken(TokenRefusal::Unavailable)
 }

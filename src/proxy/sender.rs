@@ -86,6 +86,10 @@ impl Sender for RequestSender<'_> {
         htm == self.method.as_str()
     }
 
+    fn is_safe(&self) -> bool {
+        self.method.is_safe()
+    }
+
     /// Compared as RFC 3986 §6.2.2 and §6.2.3 normalise both: by the gateway's own normal form of paths,
     /// which is what goes upstream.
     fn is_target(&self, htu: &str) -> bool {

@@ -8,6 +8,7 @@
 //! that one's records too.
 
 mod effect;
+mod freshness;
 mod horizon;
 mod live;
 mod map;
@@ -17,6 +18,7 @@ mod replacement;
 mod target;
 
 pub use effect::{InForce, Standing};
+pub use freshness::Freshness;
 pub use horizon::{Horizons, IssuerHorizon, OWN_ISSUER, UnknownIssuer};
 pub use live::{Handle, Live};
 pub use map::{Effect, Full, RevocationMap};

@@ -54,6 +54,9 @@ pub(super) struct Contents {
     pub(super) marker: Marker,
 }
 
+/// The marker's file, and when it was written: a new one is another file.
+pub(super) type Stamp = (u64, i64, i64);
+
 /// What is wanted of keys that are to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Terms {
@@ -138,6 +141,23 @@ impl Folder {
             }
         };
         Ok((folder, contents, secret))
+    }
+
+    /// What changes whenever somebody changes the folder.
+    pub(super) fn stamp(&self) -> Option<Stamp> {
+        let marker = fs::metadata(self.file(MARKER)).ok()?;
+        Some((marker.ino(), marker.mtime(), marker.mtime_nsec()))
+    }
+
+    /// What the folder holds by now.
+    pub(super) fn read_again(&self, algorithm: Algorithm) -> Result<Contents, OpenError> {
+        let _lock = self.lock()?;
+        self.contents(algorithm)
+    }
+
+    /// Whether a folder has been made use of.
+    pub(super) fn is_begun(path: &Path) -> bool {
+        path.join(MARKER).exists()
     }
 
     /// Makes a key that signs once it has been published for long enough. Where one is staged already, that

@@ -32,6 +32,7 @@ mod fixture;
 mod tests;
 
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -56,7 +57,7 @@ use crate::config;
 use crate::keys::KeySet;
 use crate::time::Timestamp;
 use crate::token::Policy;
-use folder::{Contents, Folder, Terms};
+use folder::{Contents, Folder, Stamp, Terms};
 use ring::Ring;
 use successors::{Counts, Successors};
 
@@ -78,6 +79,8 @@ pub struct Sessions {
     key_set: Arc<ArcSwap<KeySet>>,
     /// Held while the folder and then `ring` change, so that a later change is not undone by an earlier.
     changing: Mutex<()>,
+    /// Of the marker, when the folder was last read.
+    seen: Mutex<Option<Stamp>>,
     /// By session.
     exchanged: Successors,
     /// By the old token's name.
@@ -97,6 +100,7 @@ impl Sessions {
     /// error names the file and the way out.
     pub fn open(config: &config::Session, now: Timestamp) -> Result<Self, OpenError> {
         let (folder, contents, secret) = Folder::open(&config.keys_dir, key_terms(config), now)?;
+        let seen = folder.stamp();
         let ring = Ring::new(contents)?;
         Ok(Self {
             key_set: Arc::new(ArcSwap::from_pointee(KeySet::from_keys(ring.verifying.clone()))),
@@ -105,11 +109,18 @@ impl Sessions {
             secret: hmac::Key::new(hmac::HMAC_SHA256, secret.expose()),
             ring: ArcSwap::from_pointee(ring),
             changing: Mutex::new(()),
+            seen: Mutex::new(seen),
             exchanged: Successors::new(config.reissue_after_permille),
             slid: Successors::new(config.reissue_after_permille),
             counts: config.reissue_every.map(Counts::new),
             config: config.clone(),
         })
+    }
+
+    /// Whether a folder has signing keys: whether [`open`](Self::open) would not make the first.
+    #[must_use]
+    pub fn has_keys(folder: &Path) -> bool {
+        Folder::is_begun(folder)
     }
 
     /// The same, minting no token longer than `bytes`: `token.max_bytes`, past which the gateway would
@@ -219,6 +230,33 @@ impl Sessions {
     /// As [`Self::open`]; the keys in force are then as they were.
     pub fn activate(&self, now: Timestamp) -> Result<bool, OpenError> {
         self.change(|folder| folder.activate(self.config.algorithm, now))
+    }
+
+    /// Whether another process may have changed the folder. Looks at one file.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) != self.folder.stamp()
+    }
+
+    /// Takes up what another process has changed in the folder; whether it has. Reads files.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; the keys in force are then as they were.
+    pub fn follow_folder(&self) -> Result<bool, OpenError> {
+        let stamp = self.folder.stamp();
+        if *self.seen.lock().unwrap_or_else(PoisonError::into_inner) == stamp {
+            return Ok(false);
+        }
+        let changed = self.change(|folder| folder.read_again(self.config.algorithm).map(Some))?;
+        // As it was before it was read: what came in between is looked at again.
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = stamp;
+        Ok(changed)
+    }
+
+    /// The thumbprint of the key that is to sign next, if one is staged.
+    #[must_use]
+    pub fn staged(&self) -> Option<String> {
+        self.keys().into_iter().find(|key| key.state == KeyState::Staged).map(|key| key.thumbprint)
     }
 
     /// Takes a key out of use: it is published no more, and if it signed, a new one does from now on.

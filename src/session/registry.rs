@@ -253,6 +253,27 @@ impl Registry {
         Ok(())
     }
 
+    /// Takes in what another node says of a session: when it was used there, and until when it lives.
+    ///
+    /// # Errors
+    /// When it is not what was written.
+    pub fn follow(&self, session: &str, body: &str, revision: u64, now: Timestamp) -> Result<(), RestoreError> {
+        let open = Open::restored(session, body, revision)?;
+        let mut shard = self.shard(&open.subject);
+        match shard.find(&open.subject, session) {
+            Some(known) => {
+                known.touch(open.last_seen());
+                known.prolong(open.expires());
+                known.learn(&open);
+            }
+            None if !open.is_over(now) => {
+                shard.insert(open, self.per_shard(), now);
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
     fn note_fresh(&self, open: &Arc<Open>) {
         let mut fresh = lock(&self.fresh);
         if fresh.len() < FRESH_MAX {

@@ -9,7 +9,7 @@ use crate::gate::Denial;
 use crate::revocation::TargetKind;
 
 /// Every reason of [`Denial::reason`], at the place that [`place`] gives it.
-const REASONS: [&str; 36] = [
+const REASONS: [&str; 37] = [
     "missing_token",
     "multiple_tokens",
     "malformed_token",
@@ -46,6 +46,7 @@ const REASONS: [&str; 36] = [
     "token_not_bound",
     "certificate_mismatch",
     "proofs_exhausted",
+    "revocation_state_stale",
 ];
 
 /// The decisions about tokens of one issuer, or about requests without a known one.
@@ -131,6 +132,7 @@ const fn place(denial: &Denial) -> usize {
         Denial::TokenNotBound => 33,
         Denial::CertificateMismatch => 34,
         Denial::ProofsExhausted => 35,
+        Denial::StateStale => 36,
     }
 }
 
@@ -171,6 +173,7 @@ mod tests {
             Denial::TokenNotBound,
             Denial::CertificateMismatch,
             Denial::ProofsExhausted,
+            Denial::StateStale,
         ];
         all.extend(TargetKind::ALL.map(Denial::Revoked));
         all

@@ -9,7 +9,10 @@ use prometheus::{Histogram, IntCounter, IntGauge, TextEncoder};
 
 use super::certificates::CertificateMetrics;
 use super::series::{Counted, Series};
-use super::{DecisionMetrics, KeysMetrics, Limit, LimitMetrics, RouteMetrics, StreamMetrics, UpstreamMetrics, buckets};
+use super::{
+    ClusterMetrics, DecisionMetrics, KeysMetrics, Limit, LimitMetrics, RouteMetrics, StreamMetrics, UpstreamMetrics,
+    buckets,
+};
 use crate::revocation::{Reason, Source, TargetKind};
 use crate::token::Algorithm;
 
@@ -146,6 +149,8 @@ pub struct Metrics {
     pub limits: LimitMetrics,
     /// Tunnels and long answers.
     pub streams: StreamMetrics,
+    /// Other nodes.
+    pub cluster: ClusterMetrics,
     /// `requests_in_flight`: raised when a request head was read, lowered when its response has ended.
     pub requests_in_flight: IntGauge,
     /// `token_cache_total{result="hit"}`: the signature was known to be good.
@@ -195,6 +200,7 @@ impl Metrics {
             rate_limits: Table::default(),
             limits: LimitMetrics::new(&series),
             streams: StreamMetrics::new(&series),
+            cluster: ClusterMetrics::new(&series),
             requests_in_flight: series.gauge("requests_in_flight", "Requests being worked on.", &[]),
             token_cache_hits: cache("hit"),
             token_cache_misses: cache("miss"),

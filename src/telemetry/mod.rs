@@ -8,6 +8,7 @@ mod access;
 mod audit;
 mod buckets;
 mod certificates;
+mod cluster;
 mod decision;
 mod keys;
 mod limits;
@@ -21,6 +22,7 @@ mod writer;
 
 pub use access::{AccessLog, Line};
 pub use audit::{Audit, AuditError, AuditEvent, AuditTrail};
+pub use cluster::ClusterMetrics;
 pub use decision::DecisionMetrics;
 pub use keys::KeysMetrics;
 pub use limits::{Limit, LimitMetrics};
@@ -44,6 +46,11 @@ pub fn init_tracing() {
         .with_default_directive(LevelFilter::INFO.into())
         .with_env_var("PORTCULLIS_LOG")
         .from_env_lossy();
+    // Below that it repeats what servers answer, documents included.
+    let filter = match "async_nats=warn".parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    };
     let subscriber = tracing_subscriber::fmt().json().with_writer(std::io::stderr).with_env_filter(filter).finish();
     // An embedding program that has set its own subscriber keeps it.
     drop(tracing::subscriber::set_global_default(subscriber));

@@ -7,6 +7,7 @@
 mod bad_http;
 mod bad_tokens;
 mod carried;
+mod cluster;
 mod commands;
 mod control;
 mod credential_service;

@@ -1,11 +1,72 @@
 //! Stores that cannot keep what they are given, and keys that are gone: said, never passed over.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use serde_json::json;
 
 use crate::sessions::exchanged;
+use crate::support::command::{portcullis, portcullis_with};
 use crate::support::{Admin, Gateway, Site, Upstream};
+
+/// The section of docs/operations.md about the store can be followed while the gateway runs.
+#[test]
+fn the_store_is_copied_as_operations_says() {
+    let document = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md")).unwrap();
+    let (_, section) = document.split_once("\n## The store\n").unwrap();
+    let (_, shown) = section.split_once("```sh\n").unwrap();
+    let (script, _) = shown.split_once("```").unwrap();
+    let upstream = Upstream::start();
+    let mut site = Site::new(&upstream);
+    let gateway = site.start();
+    let admin = gateway.admin();
+    admin.revoke_of_accounts("token", "dead", "admin");
+    let lifted = admin.revoke_of_accounts("subject", "forgiven", "account_blocked");
+    assert_eq!(admin.delete(&format!("/v1/revocations/{}?restore=true", lifted["id"].as_str().unwrap())).status, 200);
+    let binaries = Path::new(env!("CARGO_BIN_EXE_portcullis")).parent().unwrap().display().to_string();
+    let mut shell = Command::new("sh");
+    shell.args(["-euc", script]).current_dir(site.path());
+    shell.env("PATH", format!("{binaries}:{}", std::env::var("PATH").unwrap()));
+    let output = shell.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("3 records are new, 0 were there") && said.contains("nothing was changed"), "{said}");
+    // Nothing is taken in behind a running gateway's back.
+    let lines = site.read("revocations.ndjson");
+    let refused = portcullis_with(site.path(), &["store", "import", "--path", "data"], &[], &lines);
+    assert_eq!(refused.code, 69, "{refused:?}");
+    let tokens = [json!({"jti": "dead"}), json!({"sub": "forgiven"})].map(|it| site.accounts.token(it));
+    let statuses = |gateway: &Gateway| tokens.each_ref().map(|token| gateway.get_as("/orders", token).status);
+    assert_eq!(statuses(&gateway), [401, 200]);
+    assert_eq!(gateway.stop().0, 0);
+    site.set("/revocation/store/path", json!("another-store"));
+    assert_eq!(statuses(&site.start()), [401, 200]);
+}
+
+/// A damaged store stops the start, and what can be saved of it goes on as the store that the session keys know.
+#[test]
+fn a_damaged_store_is_rebuilt_and_serves_again() {
+    let upstream = Upstream::start();
+    let site = Site::with_sessions(&upstream);
+    let gateway = site.start();
+    gateway.admin().revoke_of_accounts("token", "dead", "admin");
+    gateway.admin().revoke_of_accounts("token", "lost", "admin");
+    assert_eq!(gateway.stop().0, 0);
+    let database = rusqlite::Connection::open(site.file("data/revocations.db")).unwrap();
+    database.execute("DELETE FROM revocations WHERE value = 'lost'", []).unwrap();
+    drop(database);
+    let (code, said) = Gateway::refuse(&site);
+    assert!(code != 0 && said.contains("store rebuild"), "{said}");
+    let run = |command: &str| portcullis(site.path(), &["store", command, "--path", "data"]);
+    assert_eq!(run("verify").code, 65);
+    let rebuilt = run("rebuild");
+    assert!(rebuilt.code == 65 && rebuilt.stderr.contains("1 rows were lost"), "{rebuilt:?}");
+    assert_eq!(run("verify").code, 0);
+    let gateway = site.start();
+    let status = |jti: &str| gateway.get_as("/orders", &site.accounts.token(json!({"jti": jti}))).status;
+    assert_eq!((status("dead"), status("lost")), (401, 200));
+}
 
 #[test]
 fn lost_keys_refuse_to_start() {
@@ -89,7 +150,7 @@ impl SmallDisk {
     fn mount(site: &Site) -> Option<Self> {
         let path = site.file("small");
         fs::create_dir(&path).unwrap();
-        let mounted = std::process::Command::new("mount")
+        let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=3m", "portcullis-e2e"])
             .arg(&path)
             .stderr(std::process::Stdio::null())
@@ -116,6 +177,6 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("--lazy").arg(&self.path).status();
+        let _ = Command::new("umount").arg("--lazy").arg(&self.path).status();
     }
 }

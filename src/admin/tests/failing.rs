@@ -7,8 +7,8 @@ use tokio::sync::oneshot;
 
 use crate::revocation::{RecordId, Revocation, Target};
 use crate::store::{
-    Acknowledgement, Cursor, Document, DocumentKind, DocumentWrite, Entry, Filter, Kept, Live, MemoryStore, Page,
-    PutAcknowledgement, Store, StoreError, StoreStatus,
+    Acknowledgement, AdoptAcknowledgement, Adopted, Cursor, Document, DocumentKind, DocumentWrite, Entry, Filter, Kept,
+    Live, MemoryStore, Page, PutAcknowledgement, Store, StoreError, StoreStatus, Written,
 };
 use crate::time::Timestamp;
 
@@ -39,6 +39,28 @@ impl Store for FailingStore {
         let (reply, answer) = oneshot::channel();
         drop(reply.send(Err(no_disk())));
         answer
+    }
+
+    fn adopt(
+        &self,
+        entries: Vec<Entry>,
+        documents: Vec<Adopted>,
+        progress: Vec<(String, String)>,
+    ) -> AdoptAcknowledgement {
+        if !self.failing.load(Ordering::Relaxed) {
+            return self.inner.adopt(entries, documents, progress);
+        }
+        let (reply, answer) = oneshot::channel();
+        drop(reply.send(Err(no_disk())));
+        answer
+    }
+
+    fn written(&self, after: u64, limit: usize) -> Result<Vec<Written>, StoreError> {
+        self.inner.written(after, limit)
+    }
+
+    fn entries(&self, each: &mut dyn FnMut(Entry)) -> Result<(), StoreError> {
+        self.inner.entries(each)
     }
 
     fn document(&self, kind: DocumentKind, key: &str) -> Result<Option<Document>, StoreError> {
@@ -78,8 +100,8 @@ impl Store for FailingStore {
         self.inner.is_lift(id)
     }
 
-    fn is_lifted(&self, id: &RecordId) -> Result<bool, StoreError> {
-        self.inner.is_lifted(id)
+    fn is_lifted(&self, id: &RecordId, target: &Target) -> Result<bool, StoreError> {
+        self.inner.is_lifted(id, target)
     }
 
     fn of_target(&self, target: &Target, limit: usize) -> Result<Vec<Revocation>, StoreError> {

@@ -18,9 +18,11 @@ use crate::admin::{
     Api, Explanation, Gateway, KeyInfo, KeyState, Parts, Pending, Question, ReloadError, Reloaded, RotateError, Status,
     Step,
 };
+use crate::cluster::ClusterStatus;
 use crate::config::{AdminToken, LogTarget, Role};
 use crate::gate::Denial;
 use crate::intake::Ledger;
+use crate::intake::Level;
 use crate::keys::Lifetimes;
 use crate::keys::subject::{Binding, Credentials, Source, Terms};
 use crate::revocation::{Horizons, IssuerHorizon, RevocationMap, Target, TargetKind};
@@ -91,6 +93,16 @@ impl Gateway for FakeGateway {
             upstreams: std::collections::BTreeMap::new(),
         }
     }
+
+    fn cluster(&self) -> Option<ClusterStatus> {
+        None
+    }
+
+    fn reached(&self, _: u64) -> Option<Level> {
+        None
+    }
+
+    fn credential_changed(&self, _: &str, _: &str) {}
 
     fn config(&self) -> Value {
         json!({ "admin": { "tokens": "[redacted]" } })

@@ -78,6 +78,10 @@ impl Sender for Shown {
         htm == "GET"
     }
 
+    fn is_safe(&self) -> bool {
+        true
+    }
+
     fn is_target(&self, htu: &str) -> bool {
         htu == URL
     }

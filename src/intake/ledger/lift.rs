@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::{Inner, answer, effect};
 use crate::intake::request::check_lift;
-use crate::intake::{Event, LiftError, Lifted};
+use crate::intake::{Event, LiftError, Lifted, Reached};
 use crate::revocation::{Form, InForce, Lift, RecordId, Revocation, Target};
-use crate::store::{Body, Kept, StoreError};
+use crate::store::{Appended, Body, Kept, StoreError};
 use crate::time::Timestamp;
 
 impl Inner {
@@ -18,33 +18,44 @@ impl Inner {
         note: Option<String>,
     ) -> Result<Lifted, LiftError> {
         check_lift(&actor, note.as_deref())?;
-        let now = self.clock.now();
+        let now = self.time();
         // Held to the end: whatever is in force and not yet on disk is queued before the tombstone, so
         // once that is on disk, the store knows all that may be in force.
         let mut sequence = self.sequence.lock().await;
         let asked = id.clone();
         let (kept, is_lift) =
             self.ask(move |store| Ok((store.find(&asked)?, store.is_lift(&asked)?))).await.map_err(LiftError::Store)?;
-        let (lift, existing) = match kept {
+        let (lift, number) = match kept {
             None if is_lift => return Err(LiftError::LiftOfLift),
             None => return Err(LiftError::Unknown),
             Some(Kept { lifted: Some(lift), .. }) => {
                 // The barrier: the same as for a new tombstone.
                 answer(self.store.append(Vec::new()).await).map_err(LiftError::Store)?;
-                (lift, true)
+                (lift, None)
             }
             Some(Kept { revocation, lifted: None }) => {
                 let lift = self.tombstone(revocation, now, restore, actor, note);
                 let stored = self.append(&mut sequence, Body::Lift(lift.clone()));
-                answer(stored.await).map_err(LiftError::Store)?;
-                (lift, false)
+                let outcomes = answer(stored.await).map_err(LiftError::Store)?;
+                if outcomes.first() == Some(&Appended::Conflict) {
+                    // Another node's came in between.
+                    let kept = self.ask(move |store| store.find(&id)).await.map_err(LiftError::Store)?;
+                    (kept.and_then(|it| it.lifted).ok_or(LiftError::Unknown)?, None)
+                } else {
+                    (lift, Some(*sequence))
+                }
             }
         };
         self.loosen(lift.target.clone()).await.map_err(LiftError::Store)?;
-        if !existing {
-            self.tell(Event::Lifted(Arc::new(lift.clone())));
-        }
-        Ok(Lifted { lift, existing })
+        drop(sequence);
+        let reached = match number {
+            None => Reached::ALONE,
+            Some(number) => {
+                self.tell(Event::Lifted(Arc::new(lift.clone())));
+                self.reached(number, None).await
+            }
+        };
+        Ok(Lifted { lift, existing: number.is_none(), reached })
     }
 
     fn tombstone(
@@ -68,7 +79,7 @@ impl Inner {
     }
 
     /// Makes the records of a target that are not lifted all that is in force for it.
-    async fn loosen(&self, target: Target) -> Result<(), StoreError> {
+    pub(super) async fn loosen(&self, target: Target) -> Result<(), StoreError> {
         let reference = self.map.reference(target.kind, &target.issuer, &target.value);
         let horizons = self.horizons.load_full();
         let left = self

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Inner, answer};
 use crate::intake::replace::{ReplaceRequest, Replaced, SOURCE, UndoRequest, Undone};
-use crate::intake::{Accepted, Event, LedgerError, ReplaceError, Request, RevokeError, UndoError};
+use crate::intake::{Accepted, Event, LedgerError, Reached, ReplaceError, Request, RevokeError, UndoError};
 use crate::revocation::{Form, Horizons, Reason, RecordId, Replacement, Revocation, Target, TargetKind};
 use crate::store::{Acknowledgement, Document, DocumentKind, DocumentWrite, Put, PutAcknowledgement, StoreError};
 use crate::time::Timestamp;
@@ -82,6 +82,23 @@ impl Stored {
     }
 }
 
+/// What another node says of the replacement of a subject.
+pub(super) struct Said {
+    link: Replacement,
+    undone: bool,
+}
+
+impl Said {
+    pub(super) fn read(document: &Document) -> Result<Self, UnreadableReplacement> {
+        Stored::read(document).map(|(link, undone)| Self { link, undone: undone.is_some() })
+    }
+
+    /// Whether it takes a replacement back.
+    pub(super) const fn undoes(&self) -> bool {
+        self.undone
+    }
+}
+
 /// What the store has under one key.
 struct Found {
     revision: u64,
@@ -107,7 +124,7 @@ impl Inner {
         let horizons = self.horizons.load_full();
         let issuer = request.check(&horizons)?;
         let _turn = self.replacing.lock().await;
-        let now = self.clock.now();
+        let now = self.time();
         let found = self.stored_replacement(&issuer, &request.old).await.map_err(ReplaceError::Store)?;
         if let Some(id) = &request.id {
             self.check_id(id, &issuer, &request, &found).await?;
@@ -145,7 +162,10 @@ impl Inner {
             Replaced { replacement: link, account, cutoff: Some(accepted), durable: self.survives, existing: false };
         let failed = match answer(stored.await) {
             Ok(_) => match put_answer(written.await) {
-                Ok(Put::Written) => return Ok(replaced),
+                Ok(Put::Written) => {
+                    self.announce();
+                    return Ok(replaced);
+                }
                 Ok(Put::Conflict(_)) => None,
                 Err(error) => Some(error),
             },
@@ -159,7 +179,7 @@ impl Inner {
         let horizons = self.horizons.load_full();
         let issuer = request.check(&horizons)?;
         let _turn = self.replacing.lock().await;
-        let now = self.clock.now();
+        let now = self.time();
         let unread = |error| UndoError::Store(Some(error));
         let found = self.stored_replacement(&issuer, &request.old).await.map_err(unread)?;
         let link = match (self.map.replacements().check_undo(&issuer, &request.old), found.said) {
@@ -191,9 +211,32 @@ impl Inner {
             Put::Written => {}
             Put::Conflict(_) => return Err(UndoError::Store(None)),
         }
+        self.announce();
         let link = self.map.undo_replacement(&issuer, &link.old)?;
         self.tell(Event::Undone(Arc::clone(&link)));
         Ok(Undone { replacement: link, cutoffs, at: now, durable: self.survives, existing: false })
+    }
+
+    /// Puts in force what another node says, if it restricts.
+    pub(super) fn follow_replacement(&self, said: &Said) {
+        let Said { link, undone: false } = said else { return };
+        let here = self.map.replacements().of(&link.issuer, &link.old);
+        if here.is_some_and(|here| *here == *link) {
+            return;
+        }
+        if !self.map.restore_replacement(link.clone()) {
+            tracing::error!(id = %link.id, "two nodes replaced subjects in ways that contradict: both are refused");
+        }
+        self.tell(Event::Replaced(Arc::new(link.clone())));
+    }
+
+    /// Takes a replacement back that another node took back, once that is on disk.
+    pub(super) fn follow_undo(&self, said: &Said) {
+        let Said { link, undone: true } = said else { return };
+        // What is not in force here need not be taken back.
+        if let Ok(link) = self.map.undo_replacement(&link.issuer, &link.old) {
+            self.tell(Event::Undone(link));
+        }
     }
 
     /// Puts everything in force that is stored. Nothing else is under way yet.
@@ -248,6 +291,7 @@ impl Inner {
             effective_until: revocation.forget_at,
             durable: self.survives,
             existing: false,
+            reached: Reached::ALONE,
         };
         let mut sequence = self.sequence.lock().await;
         let stored = self.enforce(&mut sequence, revocation)?;

@@ -57,6 +57,7 @@ fn every_denial_has_its_status_and_challenge_to_the_byte() {
         (Denial::TokenNotBound, 401, unbound("the token must be bound to its holder, and is not")),
         (Denial::CertificateMismatch, 401, described("the token is bound to another client certificate")),
         (Denial::ProofsExhausted, 503, None),
+        (Denial::StateStale, 503, None),
         (Denial::CrossSite, 403, None),
         (Denial::KeysUnavailable, 503, None),
     ] {

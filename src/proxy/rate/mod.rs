@@ -191,6 +191,7 @@ const fn is_suspicious(denial: &Denial) -> bool {
             | Denial::Expired
             | Denial::KeysUnavailable
             | Denial::ProofsExhausted
+            | Denial::StateStale
             | Denial::InsufficientScope(_)
             | Denial::ClaimMismatch
             | Denial::InsufficientUserAuthentication { .. }

@@ -180,6 +180,25 @@ impl Drop for Gateway {
     }
 }
 
+/// A gateway that may not listen yet.
+pub(crate) struct Starting(Started);
+
+impl Starting {
+    pub(crate) fn new(site: &Site) -> Self {
+        Self(spawn(site))
+    }
+
+    /// Whether it is there and does not listen for so long.
+    pub(crate) fn waits(&self, span: Duration) -> bool {
+        matches!(self.0.2.recv_timeout(span), Err(mpsc::RecvTimeoutError::Timeout))
+    }
+
+    /// Waits until it listens.
+    pub(crate) fn listening(self) -> Gateway {
+        Gateway::await_start(self.0)
+    }
+}
+
 /// What a process writes, as it comes.
 struct Output {
     bytes: Arc<Mutex<Vec<u8>>>,

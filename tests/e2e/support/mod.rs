@@ -3,6 +3,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod authority;
+pub(crate) mod broker;
 pub(crate) mod client;
 pub(crate) mod command;
 pub(crate) mod document;
@@ -19,6 +20,7 @@ pub(crate) mod site;
 pub(crate) mod upstream;
 
 pub(crate) use admin::Admin;
+pub(crate) use broker::{Broker, Engine};
 pub(crate) use client::{Connection, Response, bearer, request};
 pub(crate) use gateway::Gateway;
 pub(crate) use http2::{Frames, Http2};
