@@ -157,8 +157,7 @@ pub(super) fn session(open: &Open) -> Value {
 /// How a node stands in its cluster.
 pub(super) fn cluster(status: &ClusterStatus) -> Value {
     let nodes = status.nodes.iter().map(|node| {
-        json!({
-            "node": node.said.node,
+        let shown = json!({
             "store": node.said.store,
             "version": node.said.version,
             "here": node.here,
@@ -169,7 +168,8 @@ pub(super) fn cluster(status: &ClusterStatus) -> Value {
             "lag": node.lag,
             "last_seen_at": node.heard,
             "clock_ahead_ms": node.offset,
-        })
+        });
+        (node.said.node.clone(), shown)
     });
     json!({
         "engine": status.engine,
@@ -180,7 +180,7 @@ pub(super) fn cluster(status: &ClusterStatus) -> Value {
         "clock_skewed": status.skewed,
         "position": status.position.to_string(),
         "failure": status.failure,
-        "nodes": nodes.collect::<Vec<_>>(),
+        "nodes": nodes.collect::<serde_json::Map<_, _>>(),
     })
 }
 

@@ -60,7 +60,11 @@ pub(super) fn revoke(admin: &AdminArgs, args: &RevokeArgs, streams: &mut Streams
     }
     let key = args.id.as_ref().map(|id| id.as_str());
     let reply = call(admin, Method::POST, "/v1/revocations", Some(&Value::Object(body)), key)?;
-    let verb = if reply.status == StatusCode::CREATED { "revoked" } else { "revoked before" };
+    let verb = match reply.status {
+        StatusCode::CREATED => "revoked",
+        StatusCode::ACCEPTED => "revoked at this node, and on its way to the others",
+        _ => "revoked before",
+    };
     print(admin, &reply.body, streams.stdout, |body| format!("{verb}: {}\n", show::revocation(body)))
 }
 

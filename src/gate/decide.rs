@@ -10,7 +10,7 @@ use super::credential::{held_by_claim, subject_signer};
 use super::issuer::{Kind, TrustedIssuer};
 use super::requirement::Facts;
 use super::verified::{self, Held, Verified};
-use super::{Demand, Denial, Need, OnStale, Presentation, Sender, Senders, TokenCache, Unenforced, Unsettled};
+use super::{Demand, Denial, Need, OnStale, Presentation, Senders, TokenCache, Unenforced, Unsettled};
 use crate::keys::VerifyingKey;
 use crate::keys::subject::Binding;
 use crate::revocation::{Freshness, RevocationMap, Standing, Target, TargetKind};
@@ -201,7 +201,7 @@ impl Gate {
         }
         self.satisfies(&entry.verified, demand, now).map_err(refuse)?;
         // Whoever is refused in any case is told so; nobody is let in on what may be out of date.
-        let stale = self.accept_staleness(demand.on_stale, presented.sender).map_err(refuse)?;
+        let stale = self.accept_staleness(demand, presented.sender.is_safe()).map_err(refuse)?;
         Ok(Admission { stale, issuer, cached: verified.is_none(), verified, permit: Permit(Holder::Bearer(entry)) })
     }
 
@@ -252,11 +252,15 @@ impl Gate {
     }
 
     /// Whether what is known is too old, where a route lets that pass.
-    fn accept_staleness(&self, on_stale: OnStale, sender: &dyn Sender) -> Result<bool, Denial> {
+    ///
+    /// # Errors
+    ///
+    /// [`Denial::StateStale`], where it does not.
+    pub fn accept_staleness(&self, demand: &Demand, is_safe: bool) -> Result<bool, Denial> {
         let stale = self.up_to_date();
-        match on_stale {
+        match demand.on_stale {
             OnStale::Allow => Ok(stale.is_err()),
-            OnStale::RejectUnsafeMethods if sender.is_safe() => Ok(stale.is_err()),
+            OnStale::RejectUnsafeMethods if is_safe => Ok(stale.is_err()),
             OnStale::Reject | OnStale::RejectUnsafeMethods => stale.map(|()| false),
         }
     }

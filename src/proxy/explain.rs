@@ -103,6 +103,13 @@ fn walk(snapshot: &Snapshot, question: &Question, now: Timestamp, told: &mut Exp
     }
     gate.satisfies(&verified, demand, now).map_err(|denial| told.deny("requirement", denial))?;
     told.pass("requirement", "the token has what the route demands".to_owned());
+    let served = gate.accept_staleness(demand, question.method.is_safe());
+    if served.map_err(|denial| told.deny("freshness", denial))? {
+        told.pass(
+            "freshness",
+            "what was revoked elsewhere may not be known here: the route serves all the same".to_owned(),
+        );
+    }
     Ok(())
 }
 

@@ -117,7 +117,7 @@ fn what_one_gateway_revokes_every_gateway_refuses(engine: Engine) {
     assert_eq!(lifted.status, 200, "{}", lifted.text());
     gateways.iter().for_each(|gateway| soon(gateway, &eve, 200));
     let shown = gateways[1].admin().get("/v1/status").json();
-    let names: Vec<_> = shown["cluster"]["nodes"].as_array().unwrap().iter().map(|it| it["node"].clone()).collect();
+    let names: Vec<_> = shown["cluster"]["nodes"].as_object().unwrap().keys().cloned().collect();
     assert_eq!(names, ["node-0", "node-1", "node-2"], "{shown}");
     assert!(gateways[1].admin().metric("portcullis_revocation_propagation_seconds_count", &[]) >= 1.0);
     assert!((gateways[1].admin().metric("portcullis_cluster_nodes", &[("state", "live")]) - 3.0).abs() < 0.5);
@@ -169,6 +169,8 @@ fn while_the_broker_is_away_decisions_go_on_and_then_stop_and_it_recovers_by_its
         soon(gateway, &bob, 503);
         let refused = gateway.get_as("/api", &bob);
         assert_eq!(refused.json()["reason"], "revocation_state_stale");
+        let explained = gateway.admin().explain(&bob);
+        assert_eq!((&explained["admitted"], &explained["reason"]), (&json!(false), &json!("revocation_state_stale")));
         assert!(refused.header("retry-after").is_some() && refused.header("www-authenticate").is_none());
         let ready = gateway.admin().get("/readyz");
         assert_eq!((ready.status, ready.text().contains("revocation_state_stale")), (503, true), "{}", ready.text());
