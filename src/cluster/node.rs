@@ -24,9 +24,10 @@ const MAX_SENT: usize = 1024;
 /// Messages besides records and documents that wait to be sent. At the bound the oldest are dropped: each is
 /// said again, or worth nothing later.
 const MAX_OUTGOING: usize = 10_000;
-/// What another node takes for the present counts, as long as it is not further ahead than this: a clock that is
-/// years ahead must not make every later cutoff refuse everything for years.
-const MAX_AHEAD: Duration = Duration::from_secs(24 * 3600);
+/// What another node takes for the present counts, as long as it is no further ahead of the broker's clock than this. A
+/// cutoff at that time keeps people out until then, so a clock that is hours ahead must not make one; what it opened
+/// itself is in everybody else's future, and refused for it.
+const MAX_AHEAD: Duration = Duration::from_secs(300);
 
 /// What a node is to do.
 #[derive(Clone, Debug)]

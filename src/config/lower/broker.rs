@@ -153,18 +153,7 @@ impl Lower<'_, '_> {
 
     fn broker_tls(&mut self, raw: Option<&raw::BrokerTls>, place: &Place<'_>) -> Tls {
         let Some(raw) = raw else { return Tls::default() };
-        let client = match (&raw.certificate, &raw.key) {
-            (None, None) => None,
-            (Some(certificate), Some(key)) => {
-                let certificate = self.text_file(certificate, &place.key("certificate"));
-                certificate.zip(self.key_file(key, &place.key("key")))
-            }
-            (Some(_), None) | (None, Some(_)) => {
-                let message = format!("`{}` has half of a client certificate", place.path);
-                self.error(&place.at_key(), message, "`certificate` and `key` go together");
-                None
-            }
-        };
+        let client = self.client_certificate(raw.certificate.as_deref(), raw.key.as_deref(), place);
         Tls { authorities: raw.ca_file.as_ref().and_then(|file| self.trusted(file, &place.key("ca_file"))), client }
     }
 }

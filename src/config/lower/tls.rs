@@ -31,6 +31,27 @@ impl Lower<'_, '_> {
         Some(ListenerTls { certificates, strict_sni, min_version, clients, http2 })
     }
 
+    /// The PEM texts of the gateway's own certificate and its key, where it has one to show: `certificate` and `key`.
+    pub(super) fn client_certificate(
+        &mut self,
+        certificate: Option<&str>,
+        key: Option<&str>,
+        place: &Place<'_>,
+    ) -> Option<(String, Secret)> {
+        match (certificate, key) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => {
+                let certificate = self.text_file(certificate, &place.key("certificate"));
+                certificate.zip(self.key_file(key, &place.key("key")))
+            }
+            (Some(_), None) | (None, Some(_)) => {
+                let message = format!("`{}` has half of a client certificate", place.path);
+                self.error(&place.at_key(), message, "`certificate` and `key` go together");
+                None
+            }
+        }
+    }
+
     /// Whatever it may show itself as, the pair first.
     fn certificates(&mut self, raw: &raw::ListenerTls, place: &Place<'_>) -> Vec<ListenerCertificate> {
         let mut certificates = Vec::new();

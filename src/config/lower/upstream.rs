@@ -80,18 +80,7 @@ impl Lower<'_, '_> {
             let text = "no server is spoken to over TLS: write `https://`";
             self.error(&place.at_key(), format!("`{}` is for nobody", place.path), text);
         }
-        let client = match (&raw.certificate, &raw.key) {
-            (None, None) => None,
-            (Some(certificate), Some(key)) => {
-                let certificate = self.text_file(certificate, &place.key("certificate"));
-                certificate.zip(self.key_file(key, &place.key("key")))
-            }
-            (Some(_), None) | (None, Some(_)) => {
-                let message = format!("`{}` has half of a client certificate", place.path);
-                self.error(&place.at_key(), message, "`certificate` and `key` go together");
-                None
-            }
-        };
+        let client = self.client_certificate(raw.certificate.as_deref(), raw.key.as_deref(), place);
         UpstreamTls {
             authorities: raw.ca_file.as_ref().and_then(|file| self.trusted(file, &place.key("ca_file"))),
             client,
