@@ -159,6 +159,12 @@ impl Audience for Ears {
         }
     }
 
+    fn missed(&self) {
+        let Some(control) = self.control.upgrade() else { return };
+        let gate = &control.shared.snapshot.load().gate;
+        gate.issuers().iter().filter_map(|issuer| issuer.credentials.as_ref()).for_each(|it| it.forget_known());
+    }
+
     fn proofs(&self, used: &[UsedProof]) {
         let Some(control) = self.control.upgrade() else { return };
         let now = control.shared.clock.now();

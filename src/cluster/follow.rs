@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::history::Continuity;
+use super::history::{self, Continuity};
 use super::message::{Digest, Heartbeat, Message, Unreadable};
 use super::node::{Cause, Node, Observation, Phase, StepError};
 use super::{BrokerError, Bucket, Delivered, Epoch, Position};
@@ -129,7 +129,18 @@ impl Node {
         let made: Vec<_> = entries.iter().map(|it| it.body.at()).collect();
         let foreign: Vec<_> =
             entries.iter().map(|it| it.origin != self.store && matches!(it.body, Body::Revocation(_))).collect();
-        let outcomes = self.adopt(entries, documents, last).await?;
+        let applied = {
+            let state = self.state();
+            let mut applied = state.history.applied().clone();
+            for (_, _, message) in &messages {
+                if let Message::Record(entry) = message {
+                    history::advance(&mut applied, &entry.origin, entry.origin_seq);
+                }
+            }
+            applied
+        };
+        let progress = self.progress_at(last, applied);
+        let outcomes = self.adopt(entries, documents, progress).await?;
         let now = self.clock.now();
         for ((outcome, made), foreign) in outcomes.iter().zip(made).zip(foreign) {
             if foreign && *outcome == Appended::New {
@@ -161,24 +172,18 @@ impl Node {
         Ok(())
     }
 
-    /// Has the ledger take in what others have said, this node being as far as `position` then.
+    /// Has the ledger take in what others have said, this node being as far as `progress` then.
     pub(super) async fn adopt(
         &self,
         entries: Vec<Entry>,
         documents: Vec<Document>,
-        position: Position,
+        progress: (String, String),
     ) -> Result<Vec<Appended>, StepError> {
         if entries.is_empty() && documents.is_empty() {
             return Ok(Vec::new());
         }
         let adopted =
             documents.iter().map(|it| Adopted { origin: ELSEWHERE.to_owned(), document: it.clone() }).collect();
-        let progress = {
-            let before = std::mem::replace(&mut self.state().position, position);
-            let progress = self.progress();
-            self.state().position = before;
-            progress
-        };
         let adoption = self.ledger.follow(entries, adopted, vec![progress]).await?;
         for (document, taken) in documents.iter().zip(adoption.documents) {
             if taken {
@@ -239,10 +244,13 @@ impl Node {
                 }
                 state.offset = said.sent.millis() - at.millis();
                 state.fresh_at = Some(said.sent);
-            } else if state.history.applied_of(&said.store) < said.sequence {
-                // It has published more than has come here.
+            }
+            if state.history.lacks(&said.store, said.sequence) {
+                // It has published more than has come here; where that is this node, it gives back what is lost.
                 state.resync.get_or_insert(Cause::Gap);
             }
+            // Who knows that something is missing is not up to date, whatever it hears.
+            proved = proved.filter(|_| state.resync.is_none());
             if conflict && state.began.is_some_and(|began| at > began) {
                 let text = format!("a node `{}` with the store {} is there", said.node, said.store);
                 drop(state);

@@ -28,6 +28,8 @@ pub(super) enum Continuity {
 pub(super) struct History {
     /// By origin, the number up to which every record has been seen in the log or in what is kept beside it.
     applied: BTreeMap<String, u64>,
+    /// By origin, the number up to which nothing is looked for in what is kept: it was looked for there.
+    waived: BTreeMap<String, u64>,
     held: Held,
     /// The hashes of the replacements that count, by key.
     replacements: HashMap<String, u64>,
@@ -59,21 +61,24 @@ impl History {
 
     /// Notes that a record was seen. One behind a gap does not count before the gap is [closed](Self::close).
     pub(super) fn see(&mut self, origin: &str, sequence: u64) -> Continuity {
-        let applied = self.applied.entry(origin.to_owned()).or_default();
-        if sequence <= *applied {
-            return Continuity::Known;
-        }
-        if sequence > *applied + 1 {
-            return Continuity::Gap;
-        }
-        *applied = sequence;
-        Continuity::Next
+        advance(&mut self.applied, origin, sequence)
     }
 
     /// Notes that there is nothing more to be had of the records of `origin` up to `sequence`.
     pub(super) fn close(&mut self, origin: &str, sequence: u64) {
         let applied = self.applied.entry(origin.to_owned()).or_default();
         *applied = sequence.max(*applied);
+    }
+
+    /// Notes that everything that is kept was read after a node had said that its records up to these are there:
+    /// what is not has lapsed, or is lost and given back by whoever has it.
+    pub(super) fn waive(&mut self, said: BTreeMap<String, u64>) {
+        self.waived = said;
+    }
+
+    /// Whether records of `origin` up to `sequence` are missing that may be among what is kept.
+    pub(super) fn lacks(&self, origin: &str, sequence: u64) -> bool {
+        self.applied_of(origin).max(self.waived.get(origin).copied().unwrap_or(0)) < sequence
     }
 
     /// Counts a record that is held.
@@ -116,6 +121,19 @@ impl History {
         let there = digest.buckets.iter().map(|(bucket, sum)| (Bucket(*bucket), *sum)).collect();
         Some(*here == Held { buckets: there, replacements: digest.replacements })
     }
+}
+
+/// Notes in `applied` that a record was seen: see [`History::see`].
+pub(super) fn advance(applied: &mut BTreeMap<String, u64>, origin: &str, sequence: u64) -> Continuity {
+    let applied = applied.entry(origin.to_owned()).or_default();
+    if sequence <= *applied {
+        return Continuity::Known;
+    }
+    if sequence > *applied + 1 {
+        return Continuity::Gap;
+    }
+    *applied = sequence;
+    Continuity::Next
 }
 
 /// Both nodes must come to the same.

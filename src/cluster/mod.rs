@@ -210,7 +210,7 @@ impl Cluster {
                 heard: peer.at,
                 live: state.peers.is_live(peer),
                 here,
-                offset: if here { state.offset } else { peer.said.sent.millis() - peer.at.millis() },
+                offset: if here { state.offset } else { peer.offset() },
                 lag: applied.iter().map(behind).sum(),
                 said: peer.said.clone(),
             }
@@ -301,7 +301,14 @@ impl Replication for Replica {
             let expects = write.expects.unwrap_or(0);
             match node.broker.compare_and_put(&epoch, &message, expects).await {
                 Ok(Exchanged::Written(_)) => Ok(Put::Written),
-                Ok(Exchanged::Conflict(there)) => Ok(Put::Conflict(node.document(there)?)),
+                Ok(Exchanged::Conflict(there)) => {
+                    let there = node.document(there, write.document.kind, &write.document.key)?;
+                    if there.as_ref().map_or(0, |there| there.revision) < expects {
+                        // What was there is lost: whoever has it gives it back.
+                        node.ask_for_resync(Cause::Differs);
+                    }
+                    Ok(Put::Conflict(there))
+                }
                 Err(error) => Err(node.unreachable(error)),
             }
         }
@@ -313,7 +320,7 @@ impl Replication for Replica {
             let node = self.0.upgrade().ok_or(Unreachable)?;
             let epoch = node.state().epoch.clone().ok_or(Unreachable)?;
             match node.broker.document(&epoch, kind, key).await {
-                Ok(sealed) => node.document(sealed),
+                Ok(sealed) => node.document(sealed, kind, key),
                 Err(error) => Err(node.unreachable(error)),
             }
         }
@@ -325,7 +332,7 @@ impl Replication for Replica {
         let mut state = node.state();
         // Whatever is decided now is known to have happened. A clock that is far ahead deceives nobody but itself.
         state.note_time(now);
-        state.latest.max(now)
+        state.latest.max(now).max(now.plus(state.ahead()))
     }
 }
 
@@ -363,10 +370,15 @@ impl Node {
     }
 
     /// The document that is in the place. One that nobody here can read is somebody else's doing.
-    fn document(&self, sealed: Option<bytes::Bytes>) -> Result<Option<Document>, Unreachable> {
+    fn document(
+        &self,
+        sealed: Option<bytes::Bytes>,
+        kind: DocumentKind,
+        key: &str,
+    ) -> Result<Option<Document>, Unreachable> {
         match sealed.map(|sealed| self.unseal(&sealed)) {
             None => Ok(None),
-            Some(Some(Message::Document(document))) => Ok(Some(document)),
+            Some(Some(Message::Document(it))) if it.kind == kind && it.key == key => Ok(Some(it)),
             Some(_) => Err(Unreachable),
         }
     }

@@ -1,7 +1,7 @@
 //! A broker in memory that does what a broker may do, and fails as one may fail: what nodes are tested with.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -46,6 +46,8 @@ pub(super) struct Link {
     pub(super) cut_out: AtomicBool,
     /// Whether what others say arrives here.
     pub(super) cut_in: AtomicBool,
+    /// How long it takes to say something, in milliseconds.
+    pub(super) slow: AtomicU64,
 }
 
 /// An earlier state of a broker, to be put back.
@@ -57,7 +59,12 @@ impl Model {
     }
 
     pub(super) fn link(&self) -> Arc<Link> {
-        Arc::new(Link { model: self.clone(), cut_out: AtomicBool::new(false), cut_in: AtomicBool::new(false) })
+        Arc::new(Link {
+            model: self.clone(),
+            cut_out: AtomicBool::new(false),
+            cut_in: AtomicBool::new(false),
+            slow: AtomicU64::new(0),
+        })
     }
 
     /// Loses everything.
@@ -92,6 +99,18 @@ impl Model {
         kept.log.remove(&last);
         let place = kept.records.keys().next_back().cloned();
         place.map(|place| kept.records.remove(&place));
+    }
+
+    /// Loses every document, and nothing else.
+    pub(super) fn lose_documents(&self) {
+        self.kept().documents.clear();
+    }
+
+    /// Somebody puts what nodes said of one document in the place of another.
+    pub(super) fn misplace(&self, kind: DocumentKind, from: &str, to: &str) {
+        let mut kept = self.kept();
+        let said = kept.documents.get(&(kind, from.to_owned())).cloned();
+        said.map(|said| kept.documents.insert((kind, to.to_owned()), said));
     }
 
     /// Somebody else writes to it.
@@ -186,6 +205,10 @@ impl Broker for Link {
         messages: &'a [Publication],
     ) -> BoxFuture<'a, Result<Position, BrokerError>> {
         async move {
+            match self.slow.load(Ordering::SeqCst) {
+                0 => {}
+                slow => tokio::time::sleep(Duration::from_millis(slow)).await,
+            }
             let at = self.model.clock.now();
             let last = {
                 let mut kept = self.speak()?;

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 
 use super::history::History;
 use super::message::{CredentialDrop, Heartbeat, Message, Seal, UsedProof};
-use super::peers::Peers;
+use super::peers::{Peer, Peers};
 use super::{Broker, BrokerError, Epoch, Position};
 use crate::intake::{Document, FollowError, Ledger, Level, StoreError};
 use crate::revocation::Freshness;
@@ -21,9 +21,8 @@ use crate::time::{Clock, Timestamp};
 pub const PROGRESS: &str = "cluster";
 /// Heartbeats whose sending is remembered until they are read back.
 const MAX_SENT: usize = 1024;
-/// Messages besides records and documents that wait to be sent. At the bound the oldest are dropped: each is
-/// said again, or worth nothing later.
-const MAX_OUTGOING: usize = 10_000;
+/// Messages besides records and documents that wait to be sent. At the bound the oldest are dropped.
+pub(super) const MAX_OUTGOING: usize = 10_000;
 /// What another node takes for the present counts, as long as it is no further ahead of the broker's clock than this. A
 /// cutoff at that time keeps people out until then, so a clock that is hours ahead must not make one; what it opened
 /// itself is in everybody else's future, and refused for it.
@@ -54,6 +53,8 @@ pub trait Audience: Send + Sync + fmt::Debug {
     fn document(&self, document: &Document);
     /// What is remembered of a subject's credential is not good any more.
     fn credential(&self, changed: &CredentialDrop);
+    /// Changes of credentials may have been missed: what is remembered of any is not good any more.
+    fn missed(&self);
     /// Proofs of possession were used elsewhere.
     fn proofs(&self, used: &[UsedProof]);
     /// The session keys that are loaded here, by thumbprint.
@@ -196,6 +197,15 @@ impl State {
             self.latest = self.latest.max(time);
         }
     }
+
+    /// How far the clock of a node that is there is ahead of the one here: what it opened since it was last heard
+    /// was opened by that. Both are seen by the broker's clock.
+    pub(super) fn ahead(&self) -> Duration {
+        let believed = i64::try_from(MAX_AHEAD.as_millis()).unwrap_or(i64::MAX);
+        let offsets = self.peers.all().filter(|peer| self.peers.is_live(peer)).map(Peer::offset);
+        let furthest = offsets.filter(|offset| *offset <= believed).max().unwrap_or(self.offset);
+        Duration::from_millis(u64::try_from(furthest.saturating_sub(self.offset)).unwrap_or(0)).min(MAX_AHEAD)
+    }
 }
 
 /// One node.
@@ -282,11 +292,20 @@ impl Node {
 
     /// How far it has come, as it is stored.
     pub(super) fn progress(&self) -> (String, String) {
+        let (position, applied) = {
+            let state = self.state();
+            (state.position, state.history.applied().clone())
+        };
+        self.progress_at(position, applied)
+    }
+
+    /// The same for a node that has come as far as `position` and, by origin, `applied`.
+    pub(super) fn progress_at(&self, position: Position, applied: BTreeMap<String, u64>) -> (String, String) {
         let state = self.state();
         let progress = Progress {
             epoch: state.epoch.as_ref().map(|epoch| epoch.0.clone()),
-            position: state.position.to_string(),
-            applied: state.history.applied().clone(),
+            position: position.to_string(),
+            applied,
             outbox: state.outbox,
             latest: state.latest,
             fresh_at: state.fresh_at,

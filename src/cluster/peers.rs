@@ -29,6 +29,13 @@ pub(super) struct Peer {
     pub(super) at: Timestamp,
 }
 
+impl Peer {
+    /// How far its clock is ahead of the broker's, in milliseconds.
+    pub(super) const fn offset(&self) -> i64 {
+        self.said.sent.millis().saturating_sub(self.at.millis())
+    }
+}
+
 impl Peers {
     pub(super) const fn new(heartbeat: Duration) -> Self {
         Self { by_name: BTreeMap::new(), heartbeat, now: Timestamp::MIN }

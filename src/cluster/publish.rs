@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::message::Message;
-use super::node::{Cause, Node, Observation, StepError};
+use super::node::{Cause, MAX_OUTGOING, Node, Observation, StepError};
 use super::{BrokerError, Epoch, MAX_PUBLISH, Publication};
 use crate::intake::{DocumentKind, WrittenWhat};
 
@@ -19,8 +19,10 @@ pub(super) async fn run(node: &Arc<Node>) {
     let mut compared = Instant::now();
     loop {
         let due = tokio::select! {
-            () = node.wake.notified() => false,
+            // What is due is said, however much there is to be published.
+            biased;
             _ = beat.tick() => true,
+            () = node.wake.notified() => false,
         };
         let epoch = {
             let state = node.state();
@@ -45,9 +47,15 @@ pub(super) async fn run(node: &Arc<Node>) {
 }
 
 impl Node {
-    /// Publishes all that is there to be published, and a heartbeat if one is due.
+    /// Publishes what is there to be published, for a part of the time between two heartbeats, and a heartbeat if
+    /// one is due. What is left has its turn later.
     pub(super) async fn publish(&self, epoch: &Epoch, beat: bool, leaving: bool) -> Result<(), StepError> {
+        let until = Instant::now() + self.settings.heartbeat / 4;
         loop {
+            if Instant::now() >= until {
+                self.wake.notify_one();
+                break;
+            }
             let after = self.state().outbox;
             let written = self.ledger.written(after, MAX_PUBLISH).await?;
             let Some(last) = written.last().map(|it| it.seq) else { break };
@@ -70,7 +78,12 @@ impl Node {
             self.state().outbox = last;
             self.have_published(sequence);
         }
+        let until = Instant::now() + self.settings.heartbeat / 4;
         loop {
+            if Instant::now() >= until {
+                self.wake.notify_one();
+                break;
+            }
             let outgoing: Vec<_> = {
                 let mut state = self.state();
                 let count = state.outgoing.len().min(MAX_PUBLISH);
@@ -80,7 +93,10 @@ impl Node {
                 break;
             }
             let messages: Vec<_> = outgoing.iter().filter_map(|message| self.seal(message)).collect();
-            self.broker.publish(epoch, &messages).await?;
+            if let Err(error) = self.broker.publish(epoch, &messages).await {
+                self.put_back(outgoing);
+                return Err(error.into());
+            }
         }
         if beat {
             let heartbeat = self.heartbeat(leaving);
@@ -90,6 +106,15 @@ impl Node {
             self.have_published(0);
         }
         Ok(())
+    }
+
+    /// What could not be said is said later, before what has come since; the oldest have no room then.
+    fn put_back(&self, outgoing: Vec<Message>) {
+        let mut state = self.state();
+        let room = MAX_OUTGOING.saturating_sub(state.outgoing.len());
+        for message in outgoing.into_iter().rev().take(room) {
+            state.outgoing.push_front(message);
+        }
     }
 
     /// Says how far the log has this node's records.

@@ -39,7 +39,11 @@ impl Node {
     pub(super) async fn resync(&self, cause: Cause) -> Result<(), StepError> {
         let head = self.broker.head().await?;
         tracing::info!(cause = cause.name(), "reading all that the broker keeps");
-        let (mut kept, mut highest) = (Identities::default(), BTreeMap::<String, u64>::new());
+        let mut kept = Identities::default();
+        self.hear_of_nodes(&head.epoch).await?;
+        let said = self.said_to_be_published();
+        // This node gives back whatever it has said and is not kept.
+        let mut highest = BTreeMap::from([(self.store.clone(), self.published.borrow().sequence)]);
         let here = self.identities().await?;
         let mut parts = self.broker.kept(&head.epoch, Wanted::Records);
         while let Some(part) = parts.next().await {
@@ -52,28 +56,47 @@ impl Node {
                     entries.push(entry);
                 }
             }
-            let position = self.state().position;
-            self.adopt(entries, Vec::new(), position).await?;
+            self.adopt(entries, Vec::new(), self.progress()).await?;
         }
         drop((parts, here));
         let revisions = self.take_documents(&head.epoch).await?;
-        self.hear_of_nodes(&head.epoch).await?;
         self.give_back(&head.epoch, kept, revisions).await?;
         self.recount(highest, true).await?;
         let reached = self.broker.head().await?;
-        {
+        let goes_on = {
             let mut state = self.state();
+            state.history.waive(said);
+            // What is kept nowhere passes by in the log alone: it is read on from where it was, where that can be.
+            let goes_on = matches!(cause, Cause::Gap | Cause::Differs) && state.epoch.as_ref() == Some(&head.epoch);
+            let goes_on = goes_on && state.position <= head.position;
+            if !goes_on {
+                state.position = head.position;
+            }
             state.epoch = Some(head.epoch);
-            state.position = head.position;
             state.resynced_to = reached.position;
             state.resync = None;
             state.compare = true;
+            goes_on
+        };
+        if !goes_on {
+            self.audience.missed();
         }
         let progress = self.progress();
         self.ledger.follow(Vec::new(), Vec::new(), vec![progress]).await?;
         self.audience.observe(Observation::Resynced(cause));
         self.wake.notify_one();
         Ok(())
+    }
+
+    /// By origin, the last record that its node has said to be in the log.
+    fn said_to_be_published(&self) -> BTreeMap<String, u64> {
+        let mut said: BTreeMap<String, u64> = BTreeMap::new();
+        let state = self.state();
+        for peer in state.peers.all() {
+            let far = said.entry(peer.said.store.clone()).or_default();
+            *far = peer.said.sequence.max(*far);
+        }
+        said
     }
 
     async fn identities(&self) -> Result<Identities, StoreError> {
@@ -108,8 +131,7 @@ impl Node {
                 revisions.insert((document.kind, document.key.clone()), document.revision);
                 documents.push(document);
             }
-            let position = self.state().position;
-            self.adopt(Vec::new(), documents, position).await?;
+            self.adopt(Vec::new(), documents, self.progress()).await?;
         }
         Ok(revisions)
     }

@@ -1,6 +1,7 @@
 //! Nodes over a broker in memory, in a time that goes by as fast as there is nothing left to do.
 
 mod history;
+mod losses;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -37,6 +38,7 @@ pub(super) struct TestNode {
 pub(super) struct Heard {
     documents: Mutex<Vec<Document>>,
     credentials: Mutex<Vec<CredentialDrop>>,
+    missed: AtomicUsize,
     proofs: Mutex<Vec<UsedProof>>,
     forged: AtomicUsize,
     pub(super) resyncs: Mutex<Vec<Cause>>,
@@ -50,6 +52,10 @@ impl Audience for Heard {
 
     fn credential(&self, changed: &CredentialDrop) {
         self.credentials.lock().unwrap().push(changed.clone());
+    }
+
+    fn missed(&self) {
+        self.missed.fetch_add(1, Ordering::SeqCst);
     }
 
     fn proofs(&self, used: &[UsedProof]) {

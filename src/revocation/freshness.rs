@@ -52,6 +52,8 @@ impl Freshness {
     /// Everything that was known elsewhere when the clock showed `at` has come here.
     pub fn prove(&self, at: u64) {
         let later = |proved| (proved == NEVER || proved < at).then_some(at);
+        // What was let pass until it is proved ends with that.
+        self.excused.store(0, Ordering::Release);
         // One that proves less than is proved already changes nothing.
         let _ = self.proved.fetch_update(Ordering::AcqRel, Ordering::Acquire, later);
     }
@@ -107,6 +109,10 @@ mod tests {
         assert!(!freshness.is_stale());
         freshness.advance(Duration::from_secs(61));
         assert!(freshness.is_stale());
+        freshness.excuse_for(Duration::from_secs(600));
+        freshness.prove(freshness.clock());
+        freshness.advance(MAX + Duration::from_secs(1));
+        assert!(freshness.is_stale(), "it is not needed any more");
     }
 
     #[test]

@@ -276,6 +276,11 @@ impl Credentials {
         Ok(())
     }
 
+    /// Drops everything that was looked up: anybody may have changed.
+    pub fn forget_known(&self) {
+        self.heard("");
+    }
+
     /// Drops everything that was looked up. `deaf`: whether nobody will tell us of changes.
     fn forget_all(&self, deaf: bool) {
         self.cache.forget_all(deaf);
