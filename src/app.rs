@@ -84,7 +84,14 @@ pub fn run(options: &RunOptions, stdout: &mut (dyn Write + Send)) -> Result<(), 
             signals::Signals::new().map_err(|error| Failure::of(Exit::Failed, "cannot listen to signals", &error))?;
         let accept_loss = if options.accept_loss { AcceptLoss::Yes } else { AcceptLoss::No };
         let from = Origin { file: Some(options.config.clone()), inherited };
-        let gateway = Gateway::start(loaded, from, accept_loss, Clock::System).await?;
+        // A node waits for its cluster for as long as it takes.
+        let gateway = tokio::select! {
+            started = Gateway::start(loaded, from, accept_loss, Clock::System) => started?,
+            () = signals.told_again() => {
+                tracing::info!("told to stop before it was started");
+                return Ok(());
+            }
+        };
         let line = serde_json::json!({
             "event": "listening",
             "listeners": gateway.addresses().iter().map(ToString::to_string).collect::<Vec<_>>(),

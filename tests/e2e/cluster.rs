@@ -315,6 +315,8 @@ fn a_gateway_that_starts_without_its_broker_waits_or_serves_what_it_knew(engine:
     grow_old(Duration::from_millis(1500));
     let waiting = Starting::new(&nodes.sites[0]);
     assert!(waiting.waits(Duration::from_secs(2)), "what it knew is too old to be served");
+    assert_eq!(waiting.stop(), 0, "whoever waits can be told not to");
+    let waiting = Starting::new(&nodes.sites[0]);
     broker.resume();
     let gateway = waiting.listening();
     assert_eq!((status(&gateway, &eve), status(&gateway, &bob)), (401, 200));

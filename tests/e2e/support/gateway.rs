@@ -137,9 +137,7 @@ impl Gateway {
 
     /// Sends a signal by name, without `SIG`.
     pub(crate) fn signal(&self, name: &str) {
-        let sent =
-            Command::new("sh").args(["-c", "kill -s \"$0\" \"$1\"", name, &self.child.id().to_string()]).status();
-        assert!(sent.unwrap().success(), "SIG{name}");
+        send(name, &self.child);
     }
 
     /// Ends it as a power cut would, from the point of view of the process.
@@ -191,6 +189,12 @@ impl Starting {
     /// Whether it is there and does not listen for so long.
     pub(crate) fn waits(&self, span: Duration) -> bool {
         matches!(self.0.2.recv_timeout(span), Err(mpsc::RecvTimeoutError::Timeout))
+    }
+
+    /// Asks it to stop and waits until it has: its exit code.
+    pub(crate) fn stop(mut self) -> i32 {
+        send("TERM", &self.0.0);
+        await_exit(&mut self.0.0, START).code().expect("an exit code")
     }
 
     /// Waits until it listens.
@@ -264,6 +268,11 @@ fn collect(mut from: impl Read, to: &Mutex<Vec<u8>>) {
         }
         to.lock().unwrap().extend_from_slice(&piece[..count]);
     }
+}
+
+fn send(name: &str, child: &Child) {
+    let sent = Command::new("sh").args(["-c", "kill -s \"$0\" \"$1\"", name, &child.id().to_string()]).status();
+    assert!(sent.unwrap().success(), "SIG{name}");
 }
 
 fn await_exit(child: &mut Child, limit: Duration) -> ExitStatus {
