@@ -15,15 +15,15 @@ use crate::support::{Broker, Engine, Gateway, Response, Site, Upstream, bearer, 
 
 const SECRET: &[u8] = b"a secret that all nodes share, and nobody else has";
 /// What others do is known within a moment; a machine that is busy takes longer.
-const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// The sites of nodes that honour the same tokens and share their signing keys.
-struct Nodes {
-    sites: Vec<Site>,
+pub(crate) struct Nodes {
+    pub(crate) sites: Vec<Site>,
 }
 
 impl Nodes {
-    fn new(count: usize, upstream: &Upstream, broker: &Broker) -> Self {
+    pub(crate) fn new(count: usize, upstream: &Upstream, broker: &Broker) -> Self {
         Self::with(count, broker, || Site::with_sessions(upstream))
     }
 
@@ -57,11 +57,11 @@ impl Nodes {
         Self { sites }
     }
 
-    fn start(&self) -> Vec<Gateway> {
+    pub(crate) fn start(&self) -> Vec<Gateway> {
         self.sites.iter().map(Site::start).collect()
     }
 
-    fn token(&self, subject: &str) -> String {
+    pub(crate) fn token(&self, subject: &str) -> String {
         self.sites[0].accounts.token_of(subject)
     }
 }
@@ -71,7 +71,7 @@ fn portcullis(arguments: &[&str]) -> Output {
 }
 
 /// Waits until what a node knows is so old.
-fn grow_old(age: Duration) {
+pub(crate) fn grow_old(age: Duration) {
     let since = Instant::now();
     within(SOON, "what it knows to grow old", || (since.elapsed() > age).then_some(()));
 }
@@ -81,19 +81,19 @@ fn header_of(token: &str) -> Value {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).unwrap()).unwrap()
 }
 
-fn revocation(subject: &str) -> Value {
+pub(crate) fn revocation(subject: &str) -> Value {
     json!({"target": {"kind": "subject", "issuer": ACCOUNTS, "value": subject}, "reason": "account_blocked"})
 }
 
-fn revoke(gateway: &Gateway, subject: &str) -> Response {
+pub(crate) fn revoke(gateway: &Gateway, subject: &str) -> Response {
     gateway.admin().post("/v1/revocations", &revocation(subject))
 }
 
-fn status(gateway: &Gateway, token: &str) -> u16 {
+pub(crate) fn status(gateway: &Gateway, token: &str) -> u16 {
     gateway.get_as("/api", token).status
 }
 
-fn soon(gateway: &Gateway, token: &str, wanted: u16) {
+pub(crate) fn soon(gateway: &Gateway, token: &str, wanted: u16) {
     within(SOON, "the status", || (status(gateway, token) == wanted).then_some(()));
 }
 

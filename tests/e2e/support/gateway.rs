@@ -1,5 +1,6 @@
 //! The real binary as a process of its own. It is ended, by its own id, when the test ends.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener};
@@ -38,19 +39,23 @@ impl Gateway {
         let mut command = Command::new("sh");
         // The socket comes as standard input, because that can be said without unsafe code.
         command.args(["-c", "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"", "sh"]);
-        command.arg(env!("CARGO_BIN_EXE_portcullis")).stdin(OwnedFd::from(socket.try_clone().unwrap()));
+        command.arg(binary()).stdin(OwnedFd::from(socket.try_clone().unwrap()));
         Self::await_start(spawn_as(command, site))
     }
 
     /// The same, by a script of `sh` that ends in `exec "$@"`.
     pub(crate) fn start_by(site: &Site, script: &str) -> Self {
         let mut command = Command::new("sh");
-        command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_portcullis")]);
+        command.args(["-c", script, "sh"]).arg(binary());
         Self::await_start(spawn_as(command, site))
     }
 
-    fn await_start((mut child, mut output, first_line): Started) -> Self {
-        let line = match first_line.recv_timeout(START) {
+    fn await_start(started: Started) -> Self {
+        Self::await_start_within(START, started)
+    }
+
+    fn await_start_within(limit: Duration, (mut child, mut output, first_line): Started) -> Self {
+        let line = match first_line.recv_timeout(limit) {
             Ok(line) => line,
             Err(problem) => {
                 let _ = child.kill();
@@ -201,6 +206,11 @@ impl Starting {
     pub(crate) fn listening(self) -> Gateway {
         Gateway::await_start(self.0)
     }
+
+    /// The same, where there is more to read than others have.
+    pub(crate) fn listening_within(self, limit: Duration) -> Gateway {
+        Gateway::await_start_within(limit, self.0)
+    }
 }
 
 /// What a process writes, as it comes.
@@ -223,10 +233,15 @@ impl Output {
     }
 }
 
+/// The gateway that is tested, or for figures another one: `PORTCULLIS_GATEWAY`, one that is optimised.
+fn binary() -> OsString {
+    std::env::var_os("PORTCULLIS_GATEWAY").unwrap_or_else(|| env!("CARGO_BIN_EXE_portcullis").into())
+}
+
 type Started = (Child, Output, mpsc::Receiver<String>);
 
 fn spawn(site: &Site) -> Started {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    let mut command = Command::new(binary());
     command.stdin(Stdio::null());
     spawn_as(command, site)
 }
