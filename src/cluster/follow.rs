@@ -244,6 +244,7 @@ impl Node {
                 }
                 state.offset = said.sent.millis() - at.millis();
                 state.fresh_at = Some(said.sent);
+                state.hears_itself = true;
             }
             if state.history.lacks(&said.store, said.sequence) {
                 // It has published more than has come here; where that is this node, it gives back what is lost.
@@ -293,9 +294,14 @@ impl Node {
         if digest.incarnation == self.incarnation {
             return;
         }
-        let same = self.state().history.compare(digest);
+        let (same, hears_itself) = {
+            let state = self.state();
+            (state.history.compare(digest), state.hears_itself)
+        };
         match same {
             None => {}
+            // One that is met on the way says nothing of what follows.
+            Some(true) if !hears_itself => {}
             Some(true) => self.joined(),
             Some(false) => {
                 tracing::warn!(node = digest.node, "another node holds something else: what differs is exchanged");

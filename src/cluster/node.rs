@@ -179,6 +179,8 @@ pub(super) struct State {
     pub(super) compare: bool,
     /// How far the clock here is ahead of the broker's, in milliseconds.
     pub(super) offset: i64,
+    /// Whether it has read a heartbeat of its own: then it has read what the log had when the process began.
+    pub(super) hears_itself: bool,
     /// When it was last up to date, by the wall clock.
     pub(super) fresh_at: Option<Timestamp>,
     /// What the broker's clock showed when this process first asked it.
@@ -263,6 +265,7 @@ impl Node {
             resynced_to: Position::START,
             compare: true,
             offset: 0,
+            hears_itself: false,
             fresh_at: progress.fresh_at,
             began: None,
             speaks: false,

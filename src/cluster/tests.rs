@@ -10,7 +10,7 @@ use super::*;
 use crate::intake::{DocumentKind, LiftError, ReplaceRequest, Request, UndoRequest};
 use crate::revocation::{Form, Horizons, IssuerHorizon, Reason, RecordId, RevocationMap, Source, Target, TargetKind};
 use crate::secret::Secret;
-use crate::store::{AcceptLoss, MemoryStore, SqliteStore, Store};
+use crate::store::{AcceptLoss, Body, MemoryStore, Other, SqliteStore, Store};
 
 pub(super) const ISSUER: &str = "https://a.example/";
 const BEAT: Duration = Duration::from_secs(1);
@@ -370,7 +370,7 @@ async fn nobody_else_can_lift_anything() {
         origin: a.ledger.store_id(),
         origin_seq: 2,
         version: crate::store::Entry::VERSION,
-        body: crate::store::Body::Lift(lift),
+        body: Body::Lift(lift),
     };
     let other = Seal::new("test", &Secret::new(vec![8; 32]));
     world.model.forge(other.close(&Message::Record(entry)).unwrap());
@@ -378,6 +378,40 @@ async fn nobody_else_can_lift_anything() {
     until(|| b.heard.forged.load(Ordering::SeqCst) == 2).await;
     secs(2).await;
     assert!(a.refuses("eve") && b.refuses("eve"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_later_release_says_is_kept_refused_and_passed_on() {
+    let world = World::new();
+    let (a, b) = (world.join("a").await, world.join("b").await);
+    let other = Other {
+        id: "of-a-later-release".parse().unwrap(),
+        kind: "quarantine".to_owned(),
+        says: r#"{"until":"asked",  "of":"eve"}"#.to_owned(),
+        restricts: vec![subject("eve")],
+        at: world.clock.now(),
+        forget_at: None,
+    };
+    let version = crate::store::Entry::VERSION + 1;
+    let body = Body::Other(other);
+    let entry = crate::store::Entry { origin: "a later release".to_owned(), origin_seq: 1, version, body };
+    let message = Message::Record(entry.clone());
+    let publication = Publication { place: message.place(), sealed: seal().close(&message).unwrap() };
+    let head = a.link.head().await.unwrap();
+    a.link.publish(&head.epoch, &[publication]).await.unwrap();
+    until(|| a.refuses("eve") && b.refuses("eve")).await;
+    assert!(!a.refuses("bob"));
+    // Whoever made it is gone, and so is the broker that had it.
+    world.model.lose_everything();
+    a.stop().await;
+    until(|| b.heard.resyncs.lock().unwrap().contains(&Cause::Epoch)).await;
+    let store = Arc::new(MemoryStore::new());
+    let c = world.enter("c", Arc::clone(&store) as Arc<dyn Store>).await;
+    c.cluster.joined().await.unwrap();
+    assert!(c.refuses("eve") && !c.refuses("bob"));
+    let mut kept = Vec::new();
+    store.entries(&mut |entry| kept.push(entry)).unwrap();
+    assert_eq!(kept, [entry], "as it came");
 }
 
 #[tokio::test(start_paused = true)]

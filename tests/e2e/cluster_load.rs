@@ -108,7 +108,7 @@ fn watch(gateway: &Gateway, count: usize) -> JoinHandle<HashMap<String, Instant>
 }
 
 /// The records of revocation state that a node has on disk, whoever made them.
-fn records(site: &Site) -> HashSet<String> {
+pub(crate) fn records(site: &Site) -> HashSet<String> {
     let exported = portcullis(site.path(), &["store", "export", "--path", "data"]);
     assert_eq!(exported.code, 0, "{}", exported.stderr);
     let lines = exported.stdout.lines();
@@ -259,7 +259,7 @@ fn under_a_load_of_revocations_nothing_is_lost_and_memory_is_bounded() {
     let began = Instant::now();
     let lag = || -> u64 {
         let shown = gateways[0].admin().get("/v1/status").json();
-        shown["cluster"]["nodes"].as_array().unwrap().iter().map(|it| it["lag"].as_u64().unwrap()).max().unwrap()
+        shown["cluster"]["nodes"].as_object().unwrap().values().map(|it| it["lag"].as_u64().unwrap()).max().unwrap()
     };
     let memory = || gateways.iter().map(|it| it.memory("VmRSS")).max().unwrap();
     let records_of = |gateway: &Gateway| gateway.admin().get("/v1/status").json()["store"]["records"].as_u64().unwrap();

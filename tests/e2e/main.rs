@@ -8,6 +8,7 @@ mod bad_http;
 mod bad_tokens;
 mod carried;
 mod cluster;
+mod cluster_faults;
 mod cluster_load;
 mod commands;
 mod control;

@@ -142,12 +142,12 @@ fn a_logout_that_was_not_stored_is_not_done_when_it_is_repeated() {
 }
 
 /// A file system of 3 MiB, where the machine allows one to be mounted.
-struct SmallDisk {
-    path: std::path::PathBuf,
+pub(crate) struct SmallDisk {
+    pub(crate) path: std::path::PathBuf,
 }
 
 impl SmallDisk {
-    fn mount(site: &Site) -> Option<Self> {
+    pub(crate) fn mount(site: &Site) -> Option<Self> {
         let path = site.file("small");
         fs::create_dir(&path).unwrap();
         let mounted = Command::new("mount")
@@ -163,7 +163,7 @@ impl SmallDisk {
         None
     }
 
-    fn fill(&self) {
+    pub(crate) fn fill(&self) {
         let mut left = 1 << 16;
         while left > 0 {
             let name = self.path.join(format!("filler-{left}"));
@@ -171,6 +171,15 @@ impl SmallDisk {
                 return;
             }
             left -= 1;
+        }
+    }
+
+    /// Takes away what [`fill`](Self::fill) has put there.
+    pub(crate) fn empty(&self) {
+        for entry in fs::read_dir(&self.path).unwrap().map(Result::unwrap) {
+            if entry.file_name().to_string_lossy().starts_with("filler-") {
+                fs::remove_file(entry.path()).unwrap();
+            }
         }
     }
 }
