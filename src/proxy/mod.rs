@@ -61,7 +61,7 @@ use self::stream::Upgrade;
 pub use self::stream::{Handover, Tunnel};
 use self::target::Target;
 pub use self::upstream::{Checks, ContentError, Group, ServerView, UpstreamTls, UpstreamTlsError};
-use crate::config::Route;
+use crate::config::{Route, TokenPlace};
 use crate::gate::{Denial, Passage, Permit, Requirement};
 use crate::telemetry::Limit;
 
@@ -157,8 +157,7 @@ async fn pass(
     let route = snapshot.config.routes.get(route_index).ok_or(Refusal::NoRoute)?;
     record.route = Some(route_index);
 
-    let host = target.named.take();
-    let host_text = host.as_ref().map(|it| it.to_str().unwrap_or_default());
+    let (host, host_text) = (target.named.take(), target.authority);
     let rules = snapshot.rate_limits.of_route(route_index);
     if let Some(rules) = rules {
         rules.ask_early(record.client, &mut record.told)?;
@@ -320,9 +319,15 @@ async fn doors(
 /// Removes the token that was presented, and on every route the session cookie: it is the gateway's own.
 fn remove_tokens(local: &Local, fields: &mut http::HeaderMap, place: Option<usize>) {
     let snapshot = &local.snapshot;
-    if place.is_some() {
+    if let Some(found) = place {
         // Identical copies count as one token, so it may be in several places.
-        snapshot.config.token.from.iter().for_each(|place| headers::remove_token(fields, place));
+        for (index, place) in snapshot.config.token.from.iter().enumerate() {
+            match place {
+                // Had it held anything else beside the token, it would not have been found there.
+                TokenPlace::Header(name) if index == found => drop(fields.remove(name)),
+                _ => headers::remove_token(fields, place),
+            }
+        }
     }
     if let Some(sessions) = &snapshot.sessions {
         headers::remove_cookie(fields, &sessions.config().cookie);

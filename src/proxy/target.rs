@@ -20,6 +20,8 @@ pub(super) struct Target<'r> {
     /// The `Host` field to go upstream: the one that came, or the authority of an absolute-form target,
     /// which overrides it (RFC 9112 §3.2.2).
     pub(super) named: Option<HeaderValue>,
+    /// The same as text.
+    pub(super) authority: Option<&'r str>,
     /// Whether the target is in absolute form.
     pub(super) absolute: bool,
     /// The path in normal form.
@@ -81,18 +83,18 @@ pub(super) fn read<'r>(
 ) -> Result<Target<'r>, Refusal> {
     check_method(method)?;
     let said = survey(headers)?;
-    let (host, named, absolute) = match uri.authority() {
+    let (host, named, text, absolute) = match uri.authority() {
         None => match said.host(version == Version::HTTP_10)? {
-            None => ("", None, false),
-            Some((host, field)) => (host, Some(field.clone()), false),
+            None => ("", None, None, false),
+            Some((host, text, field)) => (host, Some(field.clone()), Some(text), false),
         },
         Some(authority) => {
             let field = said.host(matches!(version, Version::HTTP_10 | Version::HTTP_2))?;
             let scheme = uri.scheme_str().unwrap_or_default();
             // In HTTP/2 the authority stands in the place of Host, and must not differ from it (RFC 9113 §8.3.1).
             if version == Version::HTTP_2
-                && let Some((_, field)) = field
-                && !field.to_str().is_ok_and(|field| is_same_authority(field, authority.as_str(), scheme))
+                && let Some((_, text, _)) = field
+                && !is_same_authority(text, authority.as_str(), scheme)
             {
                 return Err(Refusal::BadRequest("the Host field differs from the authority"));
             }
@@ -101,7 +103,8 @@ pub(super) fn read<'r>(
             }
             let host = bare_host(authority.as_str())?;
             let value = HeaderValue::from_str(authority.as_str());
-            (host, Some(value.map_err(|_| Refusal::BadRequest("the host is malformed"))?), true)
+            let value = value.map_err(|_| Refusal::BadRequest("the host is malformed"))?;
+            (host, Some(value), Some(authority.as_str()), true)
         }
     };
     let query = uri.query();
@@ -114,7 +117,8 @@ pub(super) fn read<'r>(
     };
     let path = path::normalise(path).map_err(Refusal::BadPath)?;
     let Survey { expects, states_length, .. } = said;
-    Ok(Target { host: canonical_host(host), named, absolute, path, query, expects, states_length })
+    let host = canonical_host(host);
+    Ok(Target { host, named, authority: text, absolute, path, query, expects, states_length })
 }
 
 fn check_method(method: &Method) -> Result<(), Refusal> {
@@ -163,16 +167,16 @@ fn survey(headers: &HeaderMap) -> Result<Survey<'_>, Refusal> {
 }
 
 impl<'r> Survey<'r> {
-    /// The one `Host` field, bare and as it came: RFC 9112 §3.2 wants exactly one from HTTP/1.1 on.
-    fn host(&self, optional: bool) -> Result<Option<(&'r str, &'r HeaderValue)>, Refusal> {
+    /// The one `Host` field, bare, as text and as it came: RFC 9112 §3.2 wants exactly one from HTTP/1.1 on.
+    fn host(&self, optional: bool) -> Result<Option<(&'r str, &'r str, &'r HeaderValue)>, Refusal> {
         if self.several_hosts {
             return Err(Refusal::BadRequest("there are several Host fields"));
         }
         let Some(field) = self.host else {
             return if optional { Ok(None) } else { Err(Refusal::BadRequest("the Host field is missing")) };
         };
-        let host = field.to_str().map_err(|_| Refusal::BadRequest("the host is malformed"))?;
-        Ok(Some((bare_host(host)?, field)))
+        let text = field.to_str().map_err(|_| Refusal::BadRequest("the host is malformed"))?;
+        Ok(Some((bare_host(text)?, text, field)))
     }
 }
 
