@@ -4,12 +4,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, Request, Response, StatusCode, Version, header};
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::Refusal;
 use super::body::{BodyFailure, RequestBody, ResponseBody};
-use super::headers::{self, HopByHop};
+use super::headers::{self, Forwarding, HopByHop};
 use super::http2::Handshake;
 use super::record::Record;
 use super::snapshot::{Local, Snapshot};
@@ -17,6 +17,7 @@ use super::stream::{GRACE, Held, Upgrade, Upgraded};
 use super::upstream::{Content, ForwardError, Lease, Terms};
 use crate::config::Route;
 use crate::gate::{Denial, Passage, Remembered, Verified};
+use crate::session::deliver::SESSION_GRANT;
 
 /// Sends the request on. What it may pass with is consumed, and comes back with the response: there is
 /// no way here without.
@@ -25,21 +26,24 @@ pub(super) async fn forward(
     record: &mut Record,
     (route_index, route): (usize, &Route),
     passage: Passage,
-    mut request: Box<Request<RequestBody>>,
+    (request, forwarding): (Box<Request<RequestBody>>, &Forwarding),
     upgrade: Option<Upgrade>,
 ) -> Result<(Forwarded, Passage), Refusal> {
     let snapshot = &local.snapshot;
-    if let (Some(bearer), Some(mapping)) = (passage.bearer(), snapshot.mapping_of.get(route_index)) {
-        set_identity(snapshot, bearer, *mapping, request.headers_mut());
-    }
     let Some(pool) = local.pools.get(route.upstream) else { return Err(Refusal::Internal) };
     record.enter_upstream(route.upstream)?;
     let began = Instant::now();
     let until = route.timeout.map(|timeout| began + timeout);
     let is_safe = request.method().is_safe();
-    let takes_trailers = request.headers().contains_key(header::TE);
     let still = || passage.bearer().is_none_or(|bearer| Held::new(&local.shared, bearer).check().is_ok());
-    let terms = Terms { preserve_host: route.preserve_host, upgrades: upgrade.is_some(), still: &still };
+    let complete = |fields: &mut HeaderMap| {
+        forwarding.set(fields, &record.peer, &record.request_id);
+        if let (Some(bearer), Some(mapping)) = (passage.bearer(), snapshot.mapping_of.get(route_index)) {
+            set_identity(snapshot, bearer, *mapping, fields);
+        }
+    };
+    let keeps_host = route.preserve_host && forwarding.host.is_some();
+    let terms = Terms { keeps_host, upgrades: upgrade.is_some(), still: &still, complete: &complete };
     let sending = pool.send(request, terms, began);
     let outcome = match until {
         None => sending.await,
@@ -59,8 +63,10 @@ pub(super) async fn forward(
     {
         return Err(Refusal::Denied(denial));
     }
+    // Where there are no sessions, a grant is nothing, and nobody's to see.
+    let keeps_grant = snapshot.sessions.is_some();
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Ok((Forwarded::switched(response, lease, upgrade.as_ref(), record)?, passage));
+        return Ok((Forwarded::switched(response, lease, upgrade.as_ref(), keeps_grant, record)?, passage));
     }
     if response.status().is_success() && upgrade.is_some_and(|upgrade| upgrade.is_on_stream()) {
         // To a CONNECT it would say that there is a tunnel now.
@@ -68,7 +74,8 @@ pub(super) async fn forward(
         return Err(Refusal::UpstreamBroken);
     }
     let patience = snapshot.config.upstreams.get(route.upstream).map_or(Duration::MAX, |it| it.response_timeout);
-    Ok((Forwarded::new(response, lease, patience, until, takes_trailers)?, passage))
+    let takes_trailers = forwarding.kept.takes_trailers;
+    Ok((Forwarded::new(response, lease, (patience, until), takes_trailers, keeps_grant)?, passage))
 }
 
 /// A response to be handed on, with its head cleaned.
@@ -83,23 +90,24 @@ impl Forwarded {
     fn new(
         response: Response<Content>,
         mut lease: Lease,
-        patience: Duration,
-        until: Option<Instant>,
+        (patience, until): (Duration, Option<Instant>),
         takes_trailers: bool,
+        keeps_grant: bool,
     ) -> Result<Self, Refusal> {
         let (mut head, incoming) = response.into_parts();
-        let hop = HopByHop::of(&head.headers);
-        if !is_forwardable(&head, hop) {
+        let said = Survey::of(&head.headers);
+        if !is_forwardable(&head, &said) {
             lease.failed_broken();
             return Err(Refusal::UpstreamBroken);
         }
         let announced =
-            if takes_trailers && hop.has_trailer() { headers::announced(&head.headers, |_| false) } else { None };
-        hop.remove(&mut head.headers);
+            if takes_trailers && said.hop.has_trailer() { headers::announced(&head.headers, |_| false) } else { None };
+        said.clean(&mut head.headers, keeps_grant);
         if let Some(announced) = announced {
             head.headers.insert(header::TRAILER, announced);
         }
-        if let Some(length) = http_body::Body::size_hint(&incoming).exact()
+        if said.respells
+            && let Some(length) = http_body::Body::size_hint(&incoming).exact()
             && !http_body::Body::is_end_stream(&incoming)
         {
             headers::spell_length(&mut head.headers, length);
@@ -114,6 +122,7 @@ impl Forwarded {
         mut response: Response<Content>,
         mut lease: Lease,
         upgrade: Option<&Upgrade>,
+        keeps_grant: bool,
         record: &mut Record,
     ) -> Result<Self, Refusal> {
         let Some(upgrade) = upgrade.filter(|upgrade| upgrade.is_granted(response.headers())) else {
@@ -124,14 +133,14 @@ impl Forwarded {
         let connection = hyper::upgrade::on(&mut response);
         record.upgraded = Some(Box::new(Upgraded { connection, lease, websocket: upgrade.is_websocket() }));
         let (mut head, _) = response.into_parts();
-        HopByHop::of(&head.headers).remove(&mut head.headers);
+        Survey::of(&head.headers).clean(&mut head.headers, keeps_grant);
         head.headers.remove(header::CONTENT_LENGTH);
         upgrade.announce(&mut head.headers);
         head.version = Version::HTTP_11;
         Ok(Self { head, body: ResponseBody::whole(Bytes::new()), on_stream: upgrade.is_on_stream() })
     }
 
-    pub(super) const fn headers_mut_and_status(&mut self) -> (&mut http::HeaderMap, StatusCode) {
+    pub(super) const fn headers_mut_and_status(&mut self) -> (&mut HeaderMap, StatusCode) {
         (&mut self.head.headers, self.head.status)
     }
 
@@ -143,18 +152,51 @@ impl Forwarded {
     }
 }
 
+/// What a response head has of what is looked at or ends here, found in one pass over its fields.
+#[derive(Debug, Default)]
+struct Survey {
+    hop: HopByHop,
+    states_length: bool,
+    /// Whether it states its length several times, or otherwise than in plain digits.
+    respells: bool,
+    grants: bool,
+}
+
+impl Survey {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut said = Self::default();
+        for (name, value) in headers {
+            if *name == header::CONTENT_LENGTH {
+                said.respells |= said.states_length || !headers::is_plain_length(value);
+                said.states_length = true;
+            } else if !said.hop.notes(name, value) {
+                said.grants |= *name == SESSION_GRANT;
+            }
+        }
+        said
+    }
+
+    /// Removes what ends here.
+    fn clean(&self, headers: &mut HeaderMap, keeps_grant: bool) {
+        self.hop.remove(headers);
+        if self.grants && !keeps_grant {
+            headers.remove(SESSION_GRANT);
+        }
+    }
+}
+
 /// Whether a response has one meaning. A 101 is not answered with here; a coding beside chunked, or two framings at once, is read differently by others.
-fn is_forwardable(head: &http::response::Parts, hop: HopByHop) -> bool {
-    let framed_once = !hop.has_transfer_encoding() || {
+fn is_forwardable(head: &http::response::Parts, said: &Survey) -> bool {
+    let framed_once = !said.hop.has_transfer_encoding() || {
         let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
         codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
             && codings.next().is_none()
-            && !head.headers.contains_key(header::CONTENT_LENGTH)
+            && !said.states_length
     };
     framed_once && !head.status.is_informational()
 }
 
-fn set_identity(snapshot: &Snapshot, bearer: &Remembered, mapping: usize, fields: &mut http::HeaderMap) {
+fn set_identity(snapshot: &Snapshot, bearer: &Remembered, mapping: usize, fields: &mut HeaderMap) {
     let Some(named) = snapshot.mappings.get(mapping) else { return };
     // Read before the chains are: what is made now is made anew once they change.
     let accounts = if named.account.is_some() { snapshot.gate.revocations().replacements().generation() } else { 0 };

@@ -13,7 +13,7 @@ mod tests;
 use http::HeaderName;
 
 pub use self::peer::{Coverage, Peer};
-pub(super) use self::set::{identity, request_id, set_forwarding, spell_length, take_trailers};
+pub(super) use self::set::{Forwarding, identity, is_plain_length, request_id, spell_length, take_trailers};
 pub(super) use self::strip::{Cleaner, HopByHop, Kept, announced, clean_trailers, remove_cookie, remove_token};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");

@@ -47,6 +47,7 @@ use self::decide::{decide, report};
 use self::ending::Leaving;
 pub use self::explain::explain;
 use self::forward::forward;
+use self::headers::Forwarding;
 pub use self::headers::{Coverage, Peer};
 pub use self::need::{Supplied, Supplier, settle};
 use self::opening::Login;
@@ -211,8 +212,9 @@ async fn pass(
     let from = std::mem::replace(&mut head.version, Version::HTTP_11);
     let fields = &mut head.headers;
     let announced = if has_body && length.is_none() { snapshot.cleaner.announced(fields) } else { None };
-    let kept = snapshot.cleaner.clean(fields, trusted);
-    if kept.takes_trailers && (kept.names_te || from == Version::HTTP_2) && upgrade.is_none() {
+    let mut kept = snapshot.cleaner.clean(fields, trusted);
+    kept.takes_trailers &= (kept.names_te || from == Version::HTTP_2) && upgrade.is_none();
+    if kept.takes_trailers {
         headers::take_trailers(fields);
     }
     if let Some(sessions) = &snapshot.sessions {
@@ -227,7 +229,6 @@ async fn pass(
     if let Some(host) = host.as_ref().filter(|_| absolute) {
         fields.insert(header::HOST, host.clone());
     }
-    headers::set_forwarding(fields, peer, version, host.as_ref(), &record.request_id, kept);
     if expects {
         fields.remove(header::EXPECT);
     }
@@ -253,7 +254,9 @@ async fn pass(
 
     // Boxed, for it is large, and goes through many hands.
     let request = Box::new(Request::from_parts(head, body));
-    let (mut response, passage) = forward(local, record, (route_index, route), passage, request, upgrade).await?;
+    let forwarding = Forwarding { version, host, kept };
+    let (mut response, passage) =
+        forward(local, record, (route_index, route), passage, (request, &forwarding), upgrade).await?;
     earned.credential = place.and_then(|place| snapshot.config.token.from.get(place));
     renewal::finish(local, record, &passage, earned, response.headers_mut_and_status()).await?;
     Ok(response.into_response())

@@ -98,14 +98,11 @@ pub(super) async fn finish(
     let Earned { renewal, login, logout, credential, device } = earned;
     let snapshot = &local.snapshot;
     let grant = if login.is_some() { take_grant(headers)? } else { None };
-    match &snapshot.sessions {
-        Some(sessions) => {
-            deliver::scrub(headers, &sessions.config().cookie);
-            if let Some(refresh) = &sessions.config().refresh {
-                deliver::remove_cookie(headers, &refresh.cookie);
-            }
+    if let Some(sessions) = &snapshot.sessions {
+        deliver::scrub(headers, &sessions.config().cookie);
+        if let Some(refresh) = &sessions.config().refresh {
+            deliver::remove_cookie(headers, &refresh.cookie);
         }
-        None => drop(headers.remove(deliver::SESSION_GRANT)),
     }
     // What follows waits for something, in boxes: it is rare, and must not make every request's future larger.
     if let Some(Logout(leaving)) = logout.map(|it| *it) {

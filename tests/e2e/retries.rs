@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Gateway, Site, Upstream, request, until};
+use crate::support::{Gateway, Site, Upstream, bearer, request, until};
 
 /// One worker, no ejection, and these retries.
 fn site(servers: &[&Upstream], retries: Value) -> Site {
@@ -57,6 +57,27 @@ fn what_a_server_may_have_seen_goes_to_another_only_if_it_may_be_done_twice() {
         assert_eq!(good.requests().len(), if repeated { 6 } else { 6 - seen }, "{method}");
         assert_eq!(retried(&gateway, "answered"), if repeated { seen as f64 } else { 0.0 }, "{method}");
     }
+}
+
+#[test]
+fn a_request_that_is_sent_again_says_the_same_again() {
+    let (bad, good) = (resetting(), Upstream::start());
+    let mut site = site(&[&bad, &good], json!({}));
+    site.set("/trusted_proxies", json!(["127.0.0.1"]));
+    let gateway = site.start();
+    let token = bearer(&site.accounts.token_of("bob"));
+    let fields =
+        [("Authorization", token.as_str()), ("X-Forwarded-For", "192.0.2.1"), ("Via", "1.0 edge"), ("X-Own", "1")];
+    while bad.requests().is_empty() {
+        good.take();
+        assert_eq!(gateway.get("/orders", &fields).status, 200);
+    }
+    let again = good.take_one();
+    assert_eq!(again.headers, bad.take_one().headers);
+    assert_eq!(again.header("x-auth-request-user"), Some("bob"));
+    assert_eq!(again.all("x-forwarded-for"), ["192.0.2.1, 127.0.0.1"]);
+    assert_eq!(again.all("via"), ["1.0 edge, 1.1 portcullis"]);
+    assert_eq!(again.header("authorization"), None);
 }
 
 #[test]

@@ -16,40 +16,47 @@ const VIA_HTTP2: HeaderValue = HeaderValue::from_static("2.0 portcullis");
 const HTTP: HeaderValue = HeaderValue::from_static("http");
 const HTTPS: HeaderValue = HeaderValue::from_static("https");
 
-/// Says whom the request comes from. The request has been cleaned: what was `kept` of these fields came
-/// from a trusted proxy, and is added to.
-pub(in crate::proxy) fn set_forwarding(
-    headers: &mut HeaderMap,
-    peer: &Peer,
-    version: Version,
-    host: Option<&HeaderValue>,
-    request_id: &HeaderValue,
-    kept: Kept,
-) {
-    if kept.forwarding {
-        append(headers, &X_FORWARDED_FOR, &peer.text);
-    } else {
-        headers.insert(X_FORWARDED_FOR, peer.text.clone());
+/// Whom a request comes from. It is said last, and anew in a head that is sent once more: what can be said again
+/// need not be kept.
+#[derive(Debug)]
+pub(in crate::proxy) struct Forwarding {
+    /// The version it came in.
+    pub(in crate::proxy) version: Version,
+    /// The host that it names.
+    pub(in crate::proxy) host: Option<HeaderValue>,
+    /// What the cleaning has left of these fields: it came from a trusted proxy, and is added to.
+    pub(in crate::proxy) kept: Kept,
+}
+
+impl Forwarding {
+    /// Says it in a head that was cleaned.
+    pub(in crate::proxy) fn set(&self, headers: &mut HeaderMap, peer: &Peer, request_id: &HeaderValue) {
+        let Self { version, host, kept } = self;
+        if kept.forwarding {
+            append(headers, &X_FORWARDED_FOR, &peer.text);
+        } else {
+            headers.insert(X_FORWARDED_FOR, peer.text.clone());
+        }
+        if !(kept.forwarding && headers.contains_key(&X_FORWARDED_PROTO)) {
+            headers.insert(X_FORWARDED_PROTO, if peer.secured { HTTPS } else { HTTP });
+        }
+        if let Some(host) = host
+            && !(kept.forwarding && headers.contains_key(&X_FORWARDED_HOST))
+        {
+            headers.insert(X_FORWARDED_HOST, host.clone());
+        }
+        let via = if *version == Version::HTTP_2 { VIA_HTTP2 } else { VIA };
+        if kept.via {
+            append(headers, &header::VIA, &via);
+        } else {
+            headers.insert(header::VIA, via);
+        }
+        if kept.trace && !is_traceparent(headers) {
+            headers.remove(&TRACEPARENT);
+            headers.remove(&TRACESTATE);
+        }
+        headers.insert(X_REQUEST_ID, request_id.clone());
     }
-    if !(kept.forwarding && headers.contains_key(&X_FORWARDED_PROTO)) {
-        headers.insert(X_FORWARDED_PROTO, if peer.secured { HTTPS } else { HTTP });
-    }
-    if let Some(host) = host
-        && !(kept.forwarding && headers.contains_key(&X_FORWARDED_HOST))
-    {
-        headers.insert(X_FORWARDED_HOST, host.clone());
-    }
-    let via = if version == Version::HTTP_2 { VIA_HTTP2 } else { VIA };
-    if kept.via {
-        append(headers, &header::VIA, &via);
-    } else {
-        headers.insert(header::VIA, via);
-    }
-    if kept.trace && !is_traceparent(headers) {
-        headers.remove(&TRACEPARENT);
-        headers.remove(&TRACESTATE);
-    }
-    headers.insert(X_REQUEST_ID, request_id.clone());
 }
 
 /// Says that trailers are taken (RFC 9110 §10.1.4), to this connection, as HTTP/1.1 wants it.
@@ -168,14 +175,15 @@ fn write_text(field: &mut Vec<u8>, text: &str, in_list: bool) {
 /// zeros before it. A head that says none is left alone.
 pub(in crate::proxy) fn spell_length(headers: &mut HeaderMap, length: u64) {
     let mut said = headers.get_all(header::CONTENT_LENGTH).iter();
-    let plain = |field: &HeaderValue| {
-        let digits = field.as_bytes();
-        // The parser has read a number in it; in plain digits there is one way to write that.
-        digits.iter().all(u8::is_ascii_digit) && (!digits.starts_with(b"0") || digits.len() == 1)
-    };
     match (said.next(), said.next()) {
         (None, _) => {}
-        (Some(field), None) if plain(field) => {}
+        (Some(field), None) if is_plain_length(field) => {}
         (Some(_), _) => drop(headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length))),
     }
+}
+
+/// Whether a length, in which the parser has read a number, is written in the one way there is in plain digits.
+pub(in crate::proxy) fn is_plain_length(field: &HeaderValue) -> bool {
+    let digits = field.as_bytes();
+    digits.iter().all(u8::is_ascii_digit) && (!digits.starts_with(b"0") || digits.len() == 1)
 }

@@ -152,8 +152,8 @@ impl Cleaner {
         let mut kept = Kept::default();
         let mut hop = HopByHop::default();
         let mut gone = Vec::new();
-        for name in headers.keys() {
-            if !self.suspects(name.as_str().as_bytes()) || hop.notes(name) {
+        for (name, value) in &*headers {
+            if !self.suspects(name.as_str().as_bytes()) || hop.notes(name, value) {
                 continue;
             }
             let forwarding = self.forwarding.has(name.as_str());
@@ -279,22 +279,27 @@ pub(in crate::proxy) fn announced(
 pub(in crate::proxy) struct HopByHop {
     /// A bit for each of [`HOP_BY_HOP`].
     found: u16,
+    /// Whether `Connection` says more than nearly everybody does, and may name others.
+    names: bool,
 }
 
 impl HopByHop {
     /// Those of `headers`.
     pub(in crate::proxy) fn of(headers: &HeaderMap) -> Self {
         let mut found = Self::default();
-        for name in headers.keys() {
-            found.notes(name);
+        for (name, value) in headers {
+            found.notes(name, value);
         }
         found
     }
 
-    /// Takes note of `name` if it is one of them.
-    fn notes(&mut self, name: &HeaderName) -> bool {
+    /// Takes note of a field if it is one of them.
+    pub(in crate::proxy) fn notes(&mut self, name: &HeaderName, value: &HeaderValue) -> bool {
         let place = match *name {
-            header::CONNECTION => CONNECTION,
+            header::CONNECTION => {
+                self.names |= value != "keep-alive" && value != "close";
+                CONNECTION
+            }
             header::TRANSFER_ENCODING => TRANSFER_ENCODING,
             header::PROXY_AUTHENTICATE => 2,
             header::PROXY_AUTHORIZATION => 3,
@@ -322,7 +327,7 @@ impl HopByHop {
     /// Removes them, and what `Connection` names.
     pub(in crate::proxy) fn remove(self, headers: &mut HeaderMap) {
         let mut left = self.found;
-        if left & 1 << CONNECTION != 0 {
+        if self.names {
             left &= !(1 << CONNECTION);
             let Entry::Occupied(field) = headers.entry(header::CONNECTION) else { return };
             let named = connection_options(&field);
@@ -342,13 +347,6 @@ impl HopByHop {
 
 /// The field names that `Connection` lists (RFC 9110 §7.6.1), besides those that go or stay anyway.
 fn connection_options(field: &OccupiedEntry<'_, HeaderValue>) -> Vec<HeaderName> {
-    let mut values = field.iter();
-    if let (Some(only), None) = (values.next(), values.next())
-        && (only == "keep-alive" || only == "close")
-    {
-        // What nearly every server says.
-        return Vec::new();
-    }
     let options = field.iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     let named = options.map(<[u8]>::trim_ascii).filter(|option| {
         let is = |known: &&str| option.eq_ignore_ascii_case(known.as_bytes());

@@ -171,7 +171,8 @@ fn forwarding_fields_are_believed_from_trusted_peers_only() {
     let kept = cleaner().clean(&mut headers, true);
     assert_eq!(headers.len(), 2);
     let peer = Peer::new([10, 0, 0, 1].into());
-    set_forwarding(&mut headers, &peer, Version::HTTP_11, None, &HeaderValue::from_static("id"), kept);
+    let forwarding = Forwarding { version: Version::HTTP_11, host: None, kept };
+    forwarding.set(&mut headers, &peer, &HeaderValue::from_static("id"));
     assert_eq!(headers["x-forwarded-for"], "1.2.3.4, 10.0.0.1");
 }
 
@@ -213,7 +214,8 @@ fn broken_trace_context_is_dropped_and_a_good_one_kept() {
         let mut headers = map(&[("traceparent", value), ("tracestate", "a=1"), ("via", "1.0 edge")]);
         let left = cleaner().clean(&mut headers, false);
         let peer = Peer::new([10, 0, 0, 1].into());
-        set_forwarding(&mut headers, &peer, Version::HTTP_11, None, &HeaderValue::from_static("id"), left);
+        let forwarding = Forwarding { version: Version::HTTP_11, host: None, kept: left };
+        forwarding.set(&mut headers, &peer, &HeaderValue::from_static("id"));
         assert_eq!(headers["via"], "1.0 edge, 1.1 portcullis");
         assert_eq!(headers.contains_key("traceparent"), kept, "{value}");
         assert_eq!(headers.contains_key("tracestate"), kept, "{value}");

@@ -22,7 +22,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, header};
+use http::{HeaderMap, Request, Response, header};
 use tokio::time::{Instant, sleep};
 
 use self::balance::Balance;
@@ -58,12 +58,14 @@ pub(super) struct Pool {
 /// What a request is sent under.
 #[derive(Clone, Copy)]
 pub(super) struct Terms<'a> {
-    /// Whether the client's own `Host` goes upstream.
-    pub(super) preserve_host: bool,
+    /// Whether the client's own `Host` goes upstream: it has one, and may keep it.
+    pub(super) keeps_host: bool,
     /// Whether the connection may change its protocol.
     pub(super) upgrades: bool,
     /// Whether the token that let the request in is still honoured: asked before it is sent again.
     pub(super) still: &'a dyn Fn() -> bool,
+    /// Puts into a head what the gateway itself says in it: into the request's, and into that of each repetition.
+    pub(super) complete: &'a dyn Fn(&mut HeaderMap),
 }
 
 /// Why an upstream gave no response.
@@ -134,10 +136,9 @@ impl Pool {
         began: Instant,
     ) -> Result<(Response<Content>, Lease), ForwardError> {
         let progress = request.body().progress();
-        let keeps_host = terms.preserve_host && request.headers().contains_key(header::HOST);
         // A connection that changes its protocol is no one else's.
-        let alone = self.may_share && request.headers().contains_key(header::UPGRADE);
-        let mut tries = self.retrying.begin(&request, terms.upgrades);
+        let alone = self.may_share && terms.upgrades;
+        let mut tries = self.retrying.begin(&mut request, terms);
         let mut waits = self.line.is_waiting();
         let (mut until, mut now, mut failure) = (None, began, ForwardError::NoServer);
         loop {
@@ -162,7 +163,7 @@ impl Pool {
                     passed.push(index);
                     continue;
                 }
-                if !keeps_host {
+                if !terms.keeps_host {
                     request.headers_mut().insert(header::HOST, server.authority().clone());
                 }
                 let mut lease = server.lease(progress.clone(), now);
@@ -171,7 +172,7 @@ impl Pool {
                         lease.answered_with(response.status());
                         let setback = Setback::Answer(response.status());
                         if is_bad_gateway(response.status())
-                            && let Some(again) = tries.again(index, setback, terms.still, Instant::now())
+                            && let Some(again) = tries.again(index, setback, Instant::now())
                         {
                             lease.passed_over(http_body::Body::is_end_stream(response.body()));
                             request = again;
@@ -209,7 +210,7 @@ impl Pool {
                     }
                 };
                 now = Instant::now();
-                let Some(again) = tries.again(index, setback, terms.still, now) else {
+                let Some(again) = tries.again(index, setback, now) else {
                     tries.gave_up();
                     return Err(failure);
                 };

@@ -15,8 +15,8 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use tokio::time::Instant;
 
-use super::ForwardError;
 use super::lease::is_bad_gateway;
+use super::{ForwardError, Terms};
 use crate::config::Retries;
 use crate::proxy::body::RequestBody;
 use crate::telemetry::{RetryResult, UpstreamMetrics};
@@ -44,7 +44,7 @@ pub(super) struct Retrying {
 
 type Fields = Vec<(HeaderName, HeaderValue)>;
 
-/// A head that can be sent again.
+/// A head that can be sent again, without what the gateway says in it.
 #[derive(Debug)]
 pub(super) struct Copy<'r> {
     method: Method,
@@ -54,12 +54,10 @@ pub(super) struct Copy<'r> {
 }
 
 /// The tries of one request.
-#[derive(Debug)]
 pub(super) struct Tries<'r> {
     home: &'r Retrying,
     copy: Option<Copy<'r>>,
-    /// An answer to it may change what the connection is for.
-    upgrades: bool,
+    terms: Terms<'r>,
     /// Servers that were tried, and those of them that saw nothing of the request.
     tried: Vec<usize>,
     refused: Vec<usize>,
@@ -91,15 +89,16 @@ impl Retrying {
         Self { rules, budget, spares: RefCell::default(), metrics: Arc::clone(metrics) }
     }
 
-    /// The tries of `request`, of which none was made yet.
-    pub(super) fn begin(&self, request: &Request<RequestBody>, upgrades: bool) -> Tries<'_> {
+    /// The tries of `request`, of which none was made yet. Its head is kept as it is, and then completed.
+    pub(super) fn begin<'r>(&'r self, request: &mut Request<RequestBody>, terms: Terms<'r>) -> Tries<'r> {
         let repeatable = self.rules.attempts > 0 && request.method().is_idempotent() && request.body().is_empty();
         if self.rules.attempts > 0 {
             self.budget.deposit();
         }
         let copy = repeatable.then(|| self.copy(request));
+        (terms.complete)(request.headers_mut());
         let (tried, refused) = (Vec::new(), Vec::new());
-        Tries { home: self, copy, upgrades, tried, refused, again: 0, excused: false, repeats: false, pause: None }
+        Tries { home: self, copy, terms, tried, refused, again: 0, excused: false, repeats: false, pause: None }
     }
 
     fn copy(&self, request: &Request<RequestBody>) -> Copy<'_> {
@@ -159,14 +158,8 @@ impl Tries<'_> {
         self.home.rules.on.connect_failure
     }
 
-    /// The request once more after `setback` at the server at `index`, if it may be sent again and `still` is so.
-    pub(super) fn again(
-        &mut self,
-        index: usize,
-        setback: Setback,
-        still: &dyn Fn() -> bool,
-        now: Instant,
-    ) -> Option<Box<Request<RequestBody>>> {
+    /// The request once more after `setback` at the server at `index`, if it may be sent again.
+    pub(super) fn again(&mut self, index: usize, setback: Setback, now: Instant) -> Option<Box<Request<RequestBody>>> {
         self.pause = None;
         let copy = self.copy.as_ref()?;
         let on = self.home.rules.on;
@@ -180,7 +173,7 @@ impl Tries<'_> {
             Setback::NoAnswer(ForwardError::TimedOut) | Setback::KeptEnded(ForwardError::TimedOut) if on.timeout => {
                 false
             }
-            Setback::Answer(status) if on.gateway_errors && is_bad_gateway(status) && !self.upgrades => false,
+            Setback::Answer(status) if on.gateway_errors && is_bad_gateway(status) && !self.terms.upgrades => false,
             Setback::NoAnswer(_) | Setback::KeptEnded(_) | Setback::Answer(_) => return None,
         };
         if free {
@@ -188,7 +181,7 @@ impl Tries<'_> {
         } else if self.again >= self.home.rules.attempts {
             return None;
         }
-        if !still() {
+        if !(self.terms.still)() {
             return None;
         }
         if !free {
@@ -200,7 +193,8 @@ impl Tries<'_> {
             self.pause = Some(pause.mul_f64(0.5 + rand::random::<f64>()));
             self.again += 1;
         }
-        let request = copy.request();
+        let mut request = copy.request();
+        (self.terms.complete)(request.headers_mut());
         self.tried.push(index);
         if std::mem::replace(&mut self.repeats, true) {
             self.home.metrics.servers.retried(RetryResult::Failed);

@@ -1,4 +1,4 @@
-use http::header;
+use http::{HeaderMap, header};
 
 use super::*;
 use crate::config::RetryOn;
@@ -29,22 +29,26 @@ fn request(method: &str) -> Request<RequestBody> {
 const RESET: Setback = Setback::NoAnswer(ForwardError::Broken);
 const KEPT: Setback = Setback::KeptEnded(ForwardError::Broken);
 
-fn yes() -> bool {
-    true
-}
+const ANY: Terms<'_> = Terms { keeps_host: true, upgrades: false, still: &|| true, complete: &|_| {} };
 
 #[test]
 fn what_is_sent_again_is_what_was_sent() {
     let retrying = retrying(rules(2, ALL));
-    let first = request("GET");
-    let mut tries = retrying.begin(&first, false);
-    let second = tries.again(0, RESET, &yes, Instant::now()).unwrap();
-    assert_eq!((second.method(), second.uri()), (first.method(), first.uri()));
-    assert_eq!(second.headers(), first.headers());
-    assert!(second.headers().contains_key(header::HOST));
+    let mut first = request("GET");
+    // As what adds to a list does: said twice, it would say something else.
+    let complete = |fields: &mut HeaderMap| assert!(!fields.append("x-own", HeaderValue::from_static("said")));
+    let mut tries = retrying.begin(&mut first, Terms { complete: &complete, ..ANY });
+    for _ in 0..2 {
+        let again = tries.again(0, RESET, Instant::now()).unwrap();
+        assert_eq!((again.method(), again.uri()), (first.method(), first.uri()));
+        assert_eq!(again.headers(), first.headers());
+        assert_eq!(again.headers()["x-own"], "said");
+        assert!(again.headers().contains_key(header::HOST));
+    }
     drop(tries);
     assert_eq!(retrying.spares.borrow().len(), 1, "its room is kept for the next");
-    assert!(retrying.begin(&first, false).copy.unwrap().fields.len() == 4, "and holds nothing of the last");
+    let next = retrying.begin(&mut request("GET"), ANY).copy.unwrap().fields.len();
+    assert_eq!(next, 4, "and holds nothing of the last");
 }
 
 #[test]
@@ -60,8 +64,8 @@ fn only_idempotent_requests_are_repeated_and_only_so_often() {
         ("GET", 0, 0),
     ] {
         let retrying = retrying(rules(attempts, ALL));
-        let mut tries = retrying.begin(&request(method), false);
-        let made = (0..5).filter(|_| tries.again(0, RESET, &yes, Instant::now()).is_some()).count();
+        let mut tries = retrying.begin(&mut request(method), ANY);
+        let made = (0..5).filter(|_| tries.again(0, RESET, Instant::now()).is_some()).count();
         assert_eq!(made, wanted, "{method} of {attempts}");
     }
 }
@@ -77,9 +81,8 @@ fn a_kept_connection_that_ends_is_free_once_whatever_the_rules_are() {
         (0, ALL, &[KEPT], 0),
     ] {
         let retrying = retrying(rules(attempts, on));
-        let mut tries = retrying.begin(&request("GET"), false);
-        let made =
-            setbacks.iter().take_while(|setback| tries.again(0, **setback, &yes, Instant::now()).is_some()).count();
+        let mut tries = retrying.begin(&mut request("GET"), ANY);
+        let made = setbacks.iter().take_while(|setback| tries.again(0, **setback, Instant::now()).is_some()).count();
         assert_eq!(made, wanted, "{attempts} {on:?} {setbacks:?}");
     }
 }
@@ -111,7 +114,7 @@ fn it_is_sent_again_after_what_the_rules_name() {
         (ALL, Setback::NoAnswer(ForwardError::NoServer), false, false),
     ] {
         let retrying = retrying(rules(1, on));
-        let again = retrying.begin(&request("GET"), upgrades).again(0, setback, &yes, Instant::now());
+        let again = retrying.begin(&mut request("GET"), Terms { upgrades, ..ANY }).again(0, setback, Instant::now());
         assert_eq!(again.is_some(), wanted, "{on:?} {setback:?} {upgrades}");
     }
 }
@@ -119,8 +122,9 @@ fn it_is_sent_again_after_what_the_rules_name() {
 #[test]
 fn nothing_is_sent_again_in_the_name_of_a_token_that_is_no_longer_honoured() {
     let retrying = retrying(rules(2, ALL));
+    let ended = Terms { still: &|| false, ..ANY };
     for setback in [RESET, KEPT] {
-        assert!(retrying.begin(&request("GET"), false).again(0, setback, &|| false, Instant::now()).is_none());
+        assert!(retrying.begin(&mut request("GET"), ended).again(0, setback, Instant::now()).is_none());
     }
 }
 
@@ -143,12 +147,12 @@ fn the_budget_is_a_share_of_the_requests_and_a_few() {
 fn only_a_try_that_another_can_follow_has_its_own_time() {
     let (now, whole) = (Instant::now(), 60 * SECOND);
     let retrying = retrying(rules(1, ALL));
-    let mut tries = retrying.begin(&request("GET"), false);
+    let mut tries = retrying.begin(&mut request("GET"), ANY);
     assert_eq!(tries.patience(whole, now), SECOND);
-    tries.again(0, Setback::NoAnswer(ForwardError::TimedOut), &yes, now).unwrap();
+    tries.again(0, Setback::NoAnswer(ForwardError::TimedOut), now).unwrap();
     assert_eq!(tries.patience(whole, now), whole, "the last one");
-    assert_eq!(retrying.begin(&request("POST"), false).patience(whole, now), whole);
+    assert_eq!(retrying.begin(&mut request("POST"), ANY).patience(whole, now), whole);
     let now = Instant::now();
     while retrying.budget.withdraw(now) {}
-    assert_eq!(retrying.begin(&request("GET"), false).patience(whole, now), whole, "there will be no other");
+    assert_eq!(retrying.begin(&mut request("GET"), ANY).patience(whole, now), whole, "there will be no other");
 }
