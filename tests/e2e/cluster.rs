@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use crate::sessions::service;
+use crate::support::broker::over_each_broker;
 use crate::support::gateway::Starting;
 use crate::support::issuer::ACCOUNTS;
 use crate::support::patience::within;
@@ -391,25 +392,6 @@ fn a_key_that_one_gateway_rotates_in_signs_when_all_have_it(engine: Engine) {
         tokens.iter().all(|token| header_of(token)["kid"] == kid.as_str()).then_some(())
     });
     assert_eq!(refused, 0, "a token was refused by a node that had not the key yet");
-}
-
-/// Every one of these over each broker.
-macro_rules! over_each_broker {
-    ($($history:ident),+ $(,)?) => {
-        mod redis {
-            $(#[test]
-            fn $history() {
-                super::$history(super::Engine::Redis);
-            })+
-        }
-
-        mod nats {
-            $(#[test]
-            fn $history() {
-                super::$history(super::Engine::Nats);
-            })+
-        }
-    };
 }
 
 over_each_broker!(

@@ -9,6 +9,7 @@ use crate::cluster::{Nodes, SOON, revocation, revoke, soon, status};
 use crate::cluster_load::records;
 use crate::sessions::service;
 use crate::stores::SmallDisk;
+use crate::support::broker::over_each_broker;
 use crate::support::patience::within;
 use crate::support::{Broker, Engine, Gateway, Site};
 
@@ -142,25 +143,6 @@ fn a_node_whose_disk_is_full_claims_nothing_until_it_is_started_again(engine: En
     assert_eq!((status(&gateways[0], &mallory), status(&gateways[0], &bob)), (401, 200));
     within(SOON, "a store that takes it", || (revoke(&gateways[0], "eve").status == 201).then_some(()));
     gateways.iter().for_each(|gateway| soon(gateway, &nodes.token("eve"), 401));
-}
-
-/// Every one of these over each broker.
-macro_rules! over_each_broker {
-    ($($history:ident),+ $(,)?) => {
-        mod redis {
-            $(#[test]
-            fn $history() {
-                super::$history(super::Engine::Redis);
-            })+
-        }
-
-        mod nats {
-            $(#[test]
-            fn $history() {
-                super::$history(super::Engine::Nats);
-            })+
-        }
-    };
 }
 
 over_each_broker!(

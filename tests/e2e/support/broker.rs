@@ -150,3 +150,24 @@ impl Drop for Broker {
         self.halt();
     }
 }
+
+/// Every one of these functions of an [`Engine`] as a test, over each broker.
+macro_rules! over_each_broker {
+    ($($history:ident),+ $(,)?) => {
+        mod redis {
+            $(#[test]
+            fn $history() {
+                super::$history(crate::support::Engine::Redis);
+            })+
+        }
+
+        mod nats {
+            $(#[test]
+            fn $history() {
+                super::$history(crate::support::Engine::Nats);
+            })+
+        }
+    };
+}
+
+pub(crate) use over_each_broker;
